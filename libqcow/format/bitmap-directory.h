@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The bitmap directory and bitmap tables. Spec: "Bitmaps extension", "Bitmap directory", "Bitmap table". */
+#ifndef QCOW2_FORMAT_BITMAP_DIRECTORY_H
+#define QCOW2_FORMAT_BITMAP_DIRECTORY_H
+
+#include "format/header.h"
+
+#define QCOW2_BITMAP_IN_USE BIT(0)
+#define QCOW2_BITMAP_AUTO   BIT(1)
+#define QCOW2_BITMAP_EXTRA_DATA_COMPATIBLE BIT(2)
+
+typedef struct Qcow2BitmapEntry {
+    char *name;               /* raw bytes, NUL-terminated */
+    uint64_t table_offset;
+    uint32_t table_entries;
+    uint32_t flags;
+    unsigned granularity_bits;
+    uint32_t extra_data_len;
+} Qcow2BitmapEntry;
+
+/**
+ * qcow2_bitmap_directory_decode:
+ * @bytes: the whole directory of header->bitmap_directory_size bytes
+ *
+ * Returns: an array of Qcow2BitmapEntry that owns its entries.
+ * Errors: QCOW2_ERROR_CORRUPT, with entry and offset.
+ */
+GArray *qcow2_bitmap_directory_decode(const Qcow2Header *header, const uint8_t *bytes, size_t len_bytes, GError **error);
+
+/* A bitmap table entry. Bits 9-55 are the offset of a cluster of bits; without one bit 0 is their value. */
+#define QCOW2_BITMAP_TABLE_OFFSET   UINT64_C(0x00fffffffffffe00)
+#define QCOW2_BITMAP_TABLE_ONES     BIT(0)
+#define QCOW2_BITMAP_TABLE_RESERVED (~(QCOW2_BITMAP_TABLE_OFFSET | QCOW2_BITMAP_TABLE_ONES))
+
+#endif

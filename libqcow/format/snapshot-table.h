@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The snapshot table. Spec: "Snapshots". */
+#ifndef QCOW2_FORMAT_SNAPSHOT_TABLE_H
+#define QCOW2_FORMAT_SNAPSHOT_TABLE_H
+
+#include "format/header.h"
+
+/** A snapshot table entry, decoded; the whole raw entry stays with it, unknown extra data included. */
+typedef struct Qcow2SnapshotEntry {
+    Qcow2Snapshot info;       /* its strings point into this entry */
+    char *id, *name;          /* raw bytes, NUL-terminated */
+    size_t id_len, name_len;
+    uint64_t l1_offset;
+    uint32_t l1_entries;
+    bool has_disk_size;       /* false: version 2 without extra data; info.disk_size is the image's size */
+    GBytes *raw;              /* the entry as it stands in the file, without padding */
+} Qcow2SnapshotEntry;
+
+/**
+ * qcow2_snapshot_entry_len:
+ * @bytes: at least QCOW2_SNAPSHOT_FIXED of the entry
+ *
+ * The length of an entry with its padding to 8 bytes, so that a reader knows how much to read.
+ */
+#define QCOW2_SNAPSHOT_FIXED 40u
+bool qcow2_snapshot_entry_len(const uint8_t *bytes, size_t *ret_len, GError **error);
+
+/** qcow2_snapshot_entry_decode: @bytes holds the whole entry. Errors: QCOW2_ERROR_CORRUPT. */
+bool qcow2_snapshot_entry_decode(const Qcow2Header *header, const uint8_t *bytes, size_t len_bytes,
+                                 Qcow2SnapshotEntry *ret, GError **error);
+void qcow2_snapshot_entry_clear(Qcow2SnapshotEntry *entry);
+
+#endif

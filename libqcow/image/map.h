@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* From guest ranges to host extents of one image. Spec: "Cluster mapping". */
+#ifndef QCOW2_IMAGE_MAP_H
+#define QCOW2_IMAGE_MAP_H
+
+#include "image/extent.h"
+#include "image/image.h"
+
+/** Which tables to look through: those of the active layer, or of a snapshot. */
+typedef struct Qcow2View {
+    uint64_t l1_offset;
+    uint64_t l1_entries;
+    uint64_t size;            /* guest bytes; what the tables hold past it is never looked at */
+} Qcow2View;
+
+/** qcow2_image_active_view: the active layer's tables. */
+Qcow2View qcow2_image_active_view(const Qcow2Image *image);
+
+/** qcow2_image_snapshot_view: a snapshot's. Errors: QCOW2_ERROR_CORRUPT for an impossible L1 table. */
+bool qcow2_image_snapshot_view(const Qcow2Image *image, const Qcow2SnapshotEntry *entry, Qcow2View *ret, GError **error);
+
+/**
+ * How many guest bytes a walk should handle at a time, so that tables and extents of a window stay
+ * within some MiB whatever the image looks like: a power of two, at least 2 MiB.
+ */
+uint64_t qcow2_image_window(const Qcow2Image *image);
+
+/**
+ * qcow2_image_map:
+ * @ranges: sorted guest ranges below view->size that span at most a window or so
+ * @extents: gets them appended in guest order, all of each range, @layer written into each
+ *
+ * Reads L2 tables in host order, neighbours in one read, each once.
+ *
+ * Errors: QCOW2_ERROR_CORRUPT with the guest offset of the table; what the file reports.
+ */
+bool qcow2_image_map(Qcow2Image *image, const Qcow2View *view, const Qcow2Range *ranges, size_t n_ranges,
+                     unsigned layer, GArray *extents, GError **error);
+
+/**
+ * qcow2_image_map_differing:
+ * @range: a window below the size of both views
+ * @ret_ranges: gets the guest ranges whose table entries differ appended; flags that say nothing
+ *              about contents (COPIED, reserved bits) do not count
+ *
+ * Tables that both views share are not read.
+ */
+bool qcow2_image_differing(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b,
+                           Qcow2Range range, GArray *ret_ranges, GError **error);
+
+#endif

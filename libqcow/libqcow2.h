@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * libqcow2: read qcow2 images, the states that they hold, and what differs between states.
+ *
+ * The whole public interface. Three nouns carry it:
+ *
+ *   Qcow2Chain   an image and, opened only when something needs them, the images below it
+ *   Qcow2State   what a guest saw at one moment: the active layer, a snapshot, or nothing at all
+ *   Qcow2Progress  how far a long operation is, and the way to stop it
+ *
+ * Conventions: offsets and lengths are bytes unless a name says clusters. A function that takes a
+ * GError returns false or NULL exactly when it sets it. Objects are freed by their _free function, or
+ * by g_autoptr. Names from images are raw bytes, not UTF-8: print them through qcow2_escape_name().
+ * A chain and its states belong to one thread at a time; the library makes its own worker threads.
+ */
+#ifndef LIBQCOW2_H
+#define LIBQCOW2_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+G_BEGIN_DECLS
+
+/* ---- Errors ------------------------------------------------------------------------------------ */
+
+#define QCOW2_ERROR (qcow2_error_quark())
+GQuark qcow2_error_quark(void);
+
+/** What a caller can act on; the message tells the rest. */
+typedef enum {
+    QCOW2_ERROR_FAILED,      /* anything without a code of its own */
+    QCOW2_ERROR_IO,          /* the system or the server failed a read, write or flush */
+    QCOW2_ERROR_NO_SPACE,    /* the place that is written to is full */
+    QCOW2_ERROR_CORRUPT,     /* a structure in the image contradicts the specification */
+    QCOW2_ERROR_UNSUPPORTED, /* a feature or format that this library does not know */
+    QCOW2_ERROR_NOT_FOUND,   /* no file, snapshot, bitmap or layer of that name */
+    QCOW2_ERROR_EXISTS,      /* the name is taken, or the result is already there */
+    QCOW2_ERROR_AMBIGUOUS,   /* a name that fits two things */
+    QCOW2_ERROR_IN_USE,      /* locked by another process */
+    QCOW2_ERROR_CHANGED,     /* the source changed while it was read */
+    QCOW2_ERROR_ENCRYPTED,   /* guest data that needs a key */
+    QCOW2_ERROR_UNTRUSTED,   /* a name inside an untrusted image would have to be followed */
+    QCOW2_ERROR_INVALID,     /* an argument that cannot be right */
+    QCOW2_ERROR_CANCELLED,   /* stopped by qcow2_progress_cancel() */
+} Qcow2Error;
+
+/* ---- Words ------------------------------------------------------------------------------------- */
+
+/** qcow2_version: the library's version, such as "0.1.0"; static. */
+const char *qcow2_version(void);
+
+/**
+ * qcow2_escape_name:
+ * @name: any bytes, @len of them (-1: up to the first NUL)
+ *
+ * A name from an image, fit for a terminal and for JSON: valid UTF-8 stays, control characters and
+ * bytes that are not UTF-8 become \xNN, a backslash becomes \\.
+ *
+ * Returns: a new string; free it with g_free().
+ */
+char *qcow2_escape_name(const char *name, gssize len);
+
+/**
+ * qcow2_parse_size:
+ * @text: digits with an optional suffix b, k, K, M, G, T, P or E (powers of 1024), fractions allowed
+ *        before a suffix, as qemu-img reads them
+ *
+ * Errors: QCOW2_ERROR_INVALID when it is no size or does not fit 63 bits.
+ */
+bool qcow2_parse_size(const char *text, uint64_t *ret_bytes, GError **error);
+
+/** qcow2_format_size: "512 B", "1.5 MiB", in the form of qemu-img; free it with g_free(). */
+char *qcow2_format_size(uint64_t bytes);
+
+/**
+ * qcow2_json_print:
+ * @value: a GVariant of a{sv}, av, strings, numbers and booleans; a floating reference is consumed
+ *
+ * Returns: @value as JSON text, indented by four spaces, without a final newline; NULL on error.
+ * Errors: QCOW2_ERROR_FAILED when the JSON module is not installed.
+ */
+char *qcow2_json_print(GVariant *value, GError **error);
+
+/* ---- Progress ---------------------------------------------------------------------------------- */
+
+typedef struct Qcow2Progress Qcow2Progress;
+
+/**
+ * Qcow2ProgressFunc: called from any worker thread, never from two at a time, at most some times a
+ * second, and at the end. @total_bytes may grow while an operation finds more to do.
+ */
+typedef void (*Qcow2ProgressFunc)(uint64_t done_bytes, uint64_t total_bytes, void *data);
+
+Qcow2Progress *qcow2_progress_new(Qcow2ProgressFunc func, void *data);
+void qcow2_progress_free(Qcow2Progress *progress);
+
+/** qcow2_progress_cancel: stop at the next safe point; may be called from a signal handler. */
+void qcow2_progress_cancel(Qcow2Progress *progress);
+
+/** qcow2_progress_set_rate: move at most this many bytes a second; 0 removes the limit. */
+void qcow2_progress_set_rate(Qcow2Progress *progress, uint64_t bytes_per_second);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Progress, qcow2_progress_free)
+
+/* ---- Chains ------------------------------------------------------------------------------------ */
+
+typedef struct Qcow2Chain Qcow2Chain;
+
+/** How files are read and written; the names are those of qemu-img -t and -T. */
+typedef enum {
+    QCOW2_CACHE_WRITEBACK,
+    QCOW2_CACHE_NONE,
+    QCOW2_CACHE_WRITETHROUGH,
+    QCOW2_CACHE_DIRECTSYNC,
+    QCOW2_CACHE_UNSAFE,
+} Qcow2Cache;
+
+/** qcow2_parse_cache: a name of qemu-img's -t. Errors: QCOW2_ERROR_INVALID. */
+bool qcow2_parse_cache(const char *text, Qcow2Cache *ret_cache, GError **error);
+
+/** Qcow2WarnFunc: something the user should know that is no error; @message has no newline. */
+typedef void (*Qcow2WarnFunc)(const char *message, void *data);
+
+/** How to open an image. All zero: read only, format probed, QEMU's locks taken. */
+typedef struct Qcow2OpenOptions {
+    const char *format;      /* "qcow2", "raw", or NULL to probe */
+    bool force_share;        /* read although a VM holds the image's locks */
+    bool untrusted;          /* follow no name found inside an image */
+    bool image_opts;         /* the name is "driver=…,file.filename=…" */
+    bool require_key;        /* not used yet: encrypted data is refused when it is read */
+    Qcow2Cache cache;
+    unsigned n_threads;      /* workers; 0: the processors this process may use, 16 at most */
+    Qcow2WarnFunc warn;      /* may be NULL */
+    void *warn_data;
+} Qcow2OpenOptions;
+
+/**
+ * qcow2_chain_open:
+ * @name: a path, "file:PATH", an NBD URI, or "json:{…}"
+ * @options: borrowed for the call; NULL for the defaults
+ *
+ * Opens one image for reading and takes QEMU's locks on it. The images below it are opened when
+ * something needs them, or by qcow2_chain_open_all().
+ *
+ * Errors: QCOW2_ERROR_NOT_FOUND, _IN_USE, _CORRUPT, _UNSUPPORTED, _IO.
+ * Spec: "Header", "Header extensions".
+ */
+Qcow2Chain *qcow2_chain_open(const char *name, const Qcow2OpenOptions *options, GError **error);
+void qcow2_chain_free(Qcow2Chain *chain);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Chain, qcow2_chain_free)
+
+/** qcow2_chain_open_all: opens every image down to the base. Loops are refused by name. */
+bool qcow2_chain_open_all(Qcow2Chain *chain, GError **error);
+
+/** qcow2_chain_n_layers: the images opened so far, at least one; [0] is the image itself. */
+unsigned qcow2_chain_n_layers(const Qcow2Chain *chain);
+
+/** An internal snapshot. Spec: "Snapshots". Strings are raw bytes from the image, NUL-terminated. */
+typedef struct Qcow2Snapshot {
+    const char *id;
+    const char *name;
+    uint64_t disk_size;        /* bytes; the virtual size when it was taken */
+    uint64_t vm_state_size;    /* bytes */
+    uint32_t date_sec, date_nsec;
+    uint64_t vm_clock_nsec;
+    uint64_t icount;           /* UINT64_MAX when not recorded */
+} Qcow2Snapshot;
+
+/** A persistent dirty bitmap. Spec: "Bitmaps extension". */
+typedef struct Qcow2BitmapInfo {
+    const char *name;
+    uint64_t granularity;      /* bytes a bit stands for */
+    bool enabled;              /* the "auto" flag: it records what a guest writes */
+    bool in_use;               /* not closed properly: its contents must not be believed */
+    uint64_t dirty_bytes;      /* guest bytes under set bits, by qcow2_chain_load_bitmap_counts() */
+} Qcow2BitmapInfo;
+
+/** A slot of a LUKS header. */
+typedef struct Qcow2LuksSlot {
+    bool active;
+    uint32_t iterations, stripes;
+    uint64_t key_offset;
+} Qcow2LuksSlot;
+
+/** The plain-text part of a LUKS1 header. Strings are NUL-terminated. */
+typedef struct Qcow2LuksInfo {
+    char cipher_alg[33], cipher_mode[33], ivgen_alg[33], ivgen_hash_alg[33], hash_alg[33], uuid[41];
+    uint64_t payload_offset;
+    uint32_t master_key_iterations;
+    Qcow2LuksSlot slots[8];
+} Qcow2LuksInfo;
+
+/** What an image says about itself. Strings are owned by the chain; NULL when absent. */
+typedef struct Qcow2ImageInfo {
+    const char *filename;          /* as QEMU prints it: a path, a URI or json:{…} */
+    const char *format;            /* "qcow2" or "raw" */
+    const char *protocol;          /* "file", "nbd", "host_device" */
+    uint64_t virtual_size;
+    uint64_t actual_size;          /* bytes allocated on the host; 0 when not known */
+    bool has_actual_size;
+    uint64_t file_length;          /* bytes of the file that holds the image */
+    uint64_t cluster_size;         /* 0 for raw */
+    bool format_was_probed;
+
+    /* qcow2 only */
+    unsigned version;              /* 2 or 3 */
+    unsigned refcount_bits;
+    bool dirty, corrupt, lazy_refcounts, extended_l2, data_file_raw, encrypted;
+    bool bitmaps_consistent;       /* the autoclear bit that vouches for the bitmaps is set */
+    const char *compression_type;  /* "zlib" or "zstd" */
+    const char *encryption;        /* "aes" or "luks" */
+    const Qcow2LuksInfo *luks;
+    const char *backing_filename;  /* as recorded in the header */
+    const char *full_backing_filename;
+    const char *backing_format;    /* as recorded, NULL when not */
+    const char *data_file;         /* as recorded */
+    const Qcow2Snapshot *snapshots;
+    unsigned n_snapshots;
+    const Qcow2BitmapInfo *bitmaps;
+    unsigned n_bitmaps;
+} Qcow2ImageInfo;
+
+/**
+ * qcow2_chain_get_info:
+ * @layer: 0 is the image itself; the layer must be open
+ * @ret_info: filled; its strings live as long as @chain
+ *
+ * Errors: QCOW2_ERROR_CORRUPT for a snapshot table or bitmap directory that cannot be read.
+ * Spec: "Header", "Snapshots", "Bitmaps extension".
+ */
+bool qcow2_chain_get_info(Qcow2Chain *chain, unsigned layer, Qcow2ImageInfo *ret_info, GError **error);
+
+/** qcow2_chain_load_bitmap_counts: reads the bitmaps of a layer, so that dirty_bytes is right. */
+bool qcow2_chain_load_bitmap_counts(Qcow2Chain *chain, unsigned layer, GError **error);
+
+/* ---- States ------------------------------------------------------------------------------------ */
+
+typedef struct Qcow2State Qcow2State;
+
+/**
+ * qcow2_state_open:
+ * @chain: borrowed; must live longer than the state
+ * @name: "@active", "@backing", "@empty", a snapshot's name or id, "name:NAME" or "id:ID"
+ *
+ * Finds a state. Its size is that of the snapshot, or of the active layer.
+ *
+ * Errors: QCOW2_ERROR_NOT_FOUND; QCOW2_ERROR_AMBIGUOUS with both candidates; QCOW2_ERROR_CORRUPT.
+ */
+Qcow2State *qcow2_state_open(Qcow2Chain *chain, const char *name, GError **error);
+void qcow2_state_free(Qcow2State *state);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2State, qcow2_state_free)
+
+/** qcow2_state_get_size: the virtual size in bytes. */
+uint64_t qcow2_state_get_size(const Qcow2State *state);
+
+/** A guest range with a single answer to "where is it, and what is it?" */
+typedef struct Qcow2MapExtent {
+    uint64_t start, length;    /* guest bytes */
+    bool present;              /* some layer of the chain allocates it */
+    bool data;                 /* it may hold something other than zeros */
+    bool zero;                 /* it reads as zeros */
+    bool compressed;
+    bool has_offset;
+    uint64_t offset;           /* host offset in @filename, when has_offset */
+    unsigned depth;            /* index of the layer that answers; 0 is the image itself */
+    const char *filename;      /* file that holds the data, when has_offset or compressed */
+} Qcow2MapExtent;
+
+/** Qcow2MapFunc: gets extents in guest order, neighbours merged; returning false stops the walk. */
+typedef bool (*Qcow2MapFunc)(const Qcow2MapExtent *extent, void *data);
+
+/**
+ * qcow2_state_map:
+ * @start, @length: guest bytes; the range is cut at the size of the state
+ *
+ * Says for each guest range which layer provides it. Reads metadata only; asks files that hold raw
+ * data where their holes are, as qemu-img map does.
+ *
+ * Errors: QCOW2_ERROR_CORRUPT for an impossible table entry; what the layers' files report.
+ * Spec: "Cluster mapping", "Extended L2 Entries".
+ */
+bool qcow2_state_map(Qcow2State *state, uint64_t start, uint64_t length,
+                     Qcow2MapFunc func, void *data, Qcow2Progress *progress, GError **error);
+
+/**
+ * qcow2_state_read:
+ *
+ * Reads guest bytes. Bytes past the size of the state are an error.
+ *
+ * Errors: QCOW2_ERROR_INVALID past the end; QCOW2_ERROR_ENCRYPTED; QCOW2_ERROR_CORRUPT; QCOW2_ERROR_IO.
+ */
+bool qcow2_state_read(Qcow2State *state, uint64_t offset, void *buffer, size_t length, GError **error);
+
+/* ---- Operations -------------------------------------------------------------------------------- */
+
+/** What a differing range is in TO. */
+typedef struct Qcow2DiffExtent {
+    uint64_t start, length;
+    bool data, zero, compressed;
+} Qcow2DiffExtent;
+typedef bool (*Qcow2DiffFunc)(const Qcow2DiffExtent *extent, void *data);
+
+/** How a delta is written. All zero: qcow2 with the cluster size and compression type of the source. */
+typedef struct Qcow2ExportOptions {
+    const char *output_format;      /* "qcow2" (default) or "raw": patch OUTPUT in place */
+    const char *create_options;     /* "cluster_size=…,compression_type=…,extended_l2=on", or NULL */
+    const char *backing_name;       /* recorded, not opened; NULL for none */
+    const char *backing_format;
+    bool compress;
+    bool compare_data;              /* leave out what was rewritten with the same bytes */
+    bool overwrite;                 /* replace OUTPUT if it exists */
+    bool no_reflink;
+    Qcow2Cache cache;               /* of OUTPUT */
+} Qcow2ExportOptions;
+
+typedef struct Qcow2ExportResult {
+    uint64_t bytes;                 /* guest bytes carried, as data or as zeros */
+    uint64_t clusters;              /* clusters of OUTPUT that the delta maps */
+    uint64_t data_clusters, zero_clusters, compressed_clusters;
+    uint64_t bytes_copied, bytes_cloned, bytes_passed_through;
+    uint64_t output_size;           /* length of OUTPUT in bytes */
+    uint64_t virtual_size;
+} Qcow2ExportResult;
+
+/**
+ * qcow2_export_delta:
+ * @from, @to: two states of one chain
+ * @output: a new file; "-" for standard output; with output_format "raw" an existing file or NBD URI
+ *
+ * Writes what turns @from into @to: over @from, the new overlay reads byte for byte as @to, and it
+ * holds nothing else. A state that turns out to have changed under the export makes it fail
+ * (QCOW2_ERROR_CHANGED), and no output file is left.
+ */
+bool qcow2_export_delta(Qcow2State *from, Qcow2State *to, const char *output,
+                        const Qcow2ExportOptions *options, Qcow2ExportResult *ret_result,
+                        Qcow2Progress *progress, GError **error);
+
+/** qcow2_export_map: the ranges that qcow2_export_delta() would carry; writes nothing. */
+bool qcow2_export_map(Qcow2State *from, Qcow2State *to, const Qcow2ExportOptions *options,
+                      Qcow2DiffFunc func, void *data, Qcow2Progress *progress, GError **error);
+
+typedef struct Qcow2CompareOptions {
+    bool strict;                    /* sizes and allocation must agree too */
+} Qcow2CompareOptions;
+
+typedef enum {
+    QCOW2_COMPARE_SAME,
+    QCOW2_COMPARE_CONTENT,          /* contents differ, first at @offset */
+    QCOW2_COMPARE_STATUS,           /* strict: one allocates what the other does not, at @offset */
+    QCOW2_COMPARE_SIZE,             /* strict: the sizes differ */
+} Qcow2CompareVerdict;
+
+typedef struct Qcow2CompareResult {
+    Qcow2CompareVerdict verdict;
+    uint64_t offset;
+    bool sizes_differ;              /* without strict this is only worth a warning */
+    uint64_t bytes_read;            /* data bytes that metadata could not decide */
+} Qcow2CompareResult;
+
+/**
+ * qcow2_compare:
+ * @func: NULL to stop at the first difference; otherwise gets every differing range, neighbours merged
+ *
+ * Compares the guest contents of two states, of one chain or of two. The shorter reads as zeros past
+ * its end. Data is read only where metadata cannot tell.
+ */
+bool qcow2_compare(Qcow2State *a, Qcow2State *b, const Qcow2CompareOptions *options,
+                   Qcow2DiffFunc func, void *data, Qcow2CompareResult *ret_result,
+                   Qcow2Progress *progress, GError **error);
+
+typedef struct Qcow2MeasureResult {
+    uint64_t required, fully_allocated, bitmaps;
+    bool has_bitmaps;
+} Qcow2MeasureResult;
+
+/**
+ * qcow2_measure:
+ * @state: what would be copied, or NULL with @size bytes of an empty disk
+ * @format: of the target: "qcow2" or "raw"
+ * @create_options: as qemu-img measure -o, or NULL
+ *
+ * The size that a copy would take. Reads metadata only.
+ */
+bool qcow2_measure(Qcow2State *state, uint64_t size, const char *format, const char *create_options,
+                   Qcow2MeasureResult *ret_result, GError **error);
+
+typedef struct Qcow2CheckResult {
+    uint64_t corruptions, leaks, check_errors;
+    uint64_t image_end_offset, total_clusters, allocated_clusters, fragmented_clusters;
+    uint64_t compressed_clusters;
+} Qcow2CheckResult;
+
+/** Qcow2CheckFunc: one finding, worded as qemu-img check words it; without a newline. */
+typedef void (*Qcow2CheckFunc)(const char *finding, void *data);
+
+/**
+ * qcow2_check:
+ *
+ * Compares the refcounts, tables, snapshots and bitmaps of the image (layer 0) with each other.
+ * Changes nothing. On an image in use, only what two passes find alike is reported.
+ *
+ * Errors: QCOW2_ERROR_UNSUPPORTED for a raw image; what reading reports.
+ */
+bool qcow2_check(Qcow2Chain *chain, Qcow2CheckFunc func, void *data, Qcow2CheckResult *ret_result,
+                 Qcow2Progress *progress, GError **error);
+
+G_END_DECLS
+
+#endif
