@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The Test Anything Protocol, for the tests of the source tree."""
+
+
+class Tap:
+    def __init__(self):
+        self.count = 0
+
+    def point(self, what, problems):
+        """One test point: passes when the list of problems is empty."""
+        self.count += 1
+        print(f"{'not ok' if problems else 'ok'} {self.count} - {what}")
+        for problem in problems:
+            for line in str(problem).splitlines():
+                print(f"# {line}")
+
+    def done(self):
+        print(f"1..{self.count}")
