@@ -78,7 +78,7 @@ char *qcow2_format_size(uint64_t bytes);
  * @value: a GVariant of a{sv}, av, strings, numbers and booleans; a floating reference is consumed
  *
  * Returns: @value as JSON text, indented by four spaces, without a final newline; NULL on error.
- * Errors: QCOW2_ERROR_FAILED when the JSON module is not installed.
+ * Errors: QCOW2_ERROR_INVALID for a type or a number that JSON cannot say.
  */
 char *qcow2_json_print(GVariant *value, GError **error);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Libraries that few calls need (libnbd, json-glib) are linked into modules and loaded at their first
- * use: linking them costs every command 1 to 3 ms at its start.
+ * A library that few calls need (libnbd) is linked into a module and loaded at its first use: linking it
+ * costs every command 2 ms at its start.
  */
 #ifndef QCOW2_UTIL_MODULE_H
 #define QCOW2_UTIL_MODULE_H
@@ -10,7 +10,8 @@
 
 /**
  * qcow2_module_symbol:
- * @module: "nbd" or "json": the file libqcow2-MODULE.so beside the library, or in its module folder
+ * @module: such as "nbd": the file libqcow2-MODULE.so beside the library, in the folder libqcow2 there, or
+ *          in the folder that the library was built for; $QCOW2_MODULE_DIR, when set, is looked at first
  *
  * Returns: the address of @symbol; the module stays loaded. NULL with an error that names the file.
  */
