@@ -25,7 +25,8 @@ typedef struct Qcow2BitmapEntry {
  * Returns: an array of Qcow2BitmapEntry that owns its entries.
  * Errors: QCOW2_ERROR_CORRUPT, with entry and offset.
  */
-GArray *qcow2_bitmap_directory_decode(const Qcow2Header *header, const uint8_t *bytes, size_t len_bytes, GError **error);
+GArray *qcow2_bitmap_directory_decode(const Qcow2Header *header, const uint8_t *bytes, size_t len_bytes,
+                                      GError **error);
 
 /* A bitmap table entry. Bits 9-55 are the offset of a cluster of bits; without one bit 0 is their value. */
 #define QCOW2_BITMAP_TABLE_OFFSET   UINT64_C(0x00fffffffffffe00)

@@ -30,6 +30,11 @@
 #define QCOW2_MAX_REFTABLE_BYTES (UINT64_C(8) << 20)
 #define QCOW2_MAX_SNAPSHOTS      65536u
 #define QCOW2_MAX_BACKING_NAME   1023u
+#define QCOW2_MAX_BACKING_FORMAT 15u
+#define QCOW2_MAX_BITMAPS        65535u
+#define QCOW2_MAX_BITMAP_DIRECTORY_BYTES (UINT64_C(1024) * QCOW2_MAX_BITMAPS)
+
+#define QCOW2_HEADER_MIN 24u                          /* bytes that tell version and cluster size */
 
 typedef enum { QCOW2_CRYPT_NONE = 0, QCOW2_CRYPT_AES = 1, QCOW2_CRYPT_LUKS = 2 } Qcow2Crypt;
 
@@ -48,8 +53,9 @@ typedef struct Qcow2HeaderExt {
 /** A decoded and checked header. */
 typedef struct Qcow2Header {
     Qcow2Layout layout;
-    uint64_t size;                    /* virtual size, bytes */
+    uint64_t size;                    /* virtual size, bytes; any number: QEMU cuts it to whole sectors */
     uint32_t header_length;           /* 72 in version 2 */
+    GBytes *unknown_fields;           /* what the header has past the fields known here; NULL for none */
     uint64_t incompatible, compatible, autoclear;
     Qcow2Crypt crypt;
     Qcow2Compression compression;
@@ -63,10 +69,10 @@ typedef struct Qcow2Header {
     uint32_t backing_len;
     char *backing_name;               /* raw bytes, NUL-terminated; NULL without one */
 
-    GArray *extensions;               /* Qcow2HeaderExt, in file order, all of them */
-    /* Taken from the extensions: */
+    GArray *extensions;               /* Qcow2HeaderExt, in file order, all of them; NULL for none */
+    /* Taken from the extensions; of a type that appears twice the last one counts, as in QEMU: */
     char *backing_format, *data_file; /* NULL when not recorded */
-    bool has_bitmaps;
+    bool has_bitmaps;                 /* the extension is there and its autoclear bit vouches for it */
     uint32_t n_bitmaps;
     uint64_t bitmap_directory_offset, bitmap_directory_size;
     uint64_t crypt_offset, crypt_len; /* LUKS header inside the file */
@@ -91,17 +97,23 @@ bool qcow2_header_cluster_size(const uint8_t *bytes, size_t len_bytes, uint64_t 
  * qcow2_header_encode:
  * @room: the cluster that holds the header; zeroed first
  *
- * Writes header, extensions (those of header->extensions, in that order) and backing name.
- * header_length, backing_offset and backing_len are computed.
+ * Writes header, extensions and backing name; header_length, backing_offset and backing_len are computed.
+ * First come the extensions that are roots (backing format, bitmaps, encryption, data file), so that they
+ * lie in the part that one sector write replaces, then the others; in each group in the order that
+ * header->extensions has. The feature name table comes last, and is left out where it does not fit.
  *
- * Errors: QCOW2_ERROR_NO_SPACE when it does not fit @room_len bytes.
+ * Errors: QCOW2_ERROR_NO_SPACE when the rest does not fit @room_len bytes; QCOW2_ERROR_INVALID for a
+ * backing name longer than QCOW2_MAX_BACKING_NAME.
  */
 bool qcow2_header_encode(Qcow2Header *header, uint8_t *room, size_t room_len, GError **error);
 
-/** qcow2_header_set_ext: replaces or adds an extension; NULL data removes it. */
+/**
+ * qcow2_header_set_ext: replaces or adds an extension; NULL data removes it. The fields taken from it
+ * follow; set the autoclear bit before the bitmaps extension.
+ */
 void qcow2_header_set_ext(Qcow2Header *header, uint32_t type, const void *data, size_t len_bytes);
 
-/** qcow2_header_find_ext: NULL when there is none; owned by the header. */
+/** qcow2_header_find_ext: the last one of this type, NULL when there is none; owned by the header. */
 GBytes *qcow2_header_find_ext(const Qcow2Header *header, uint32_t type);
 
 #endif

@@ -24,7 +24,7 @@ typedef enum {
 
 /** One L2 entry, decoded. Reserved bits are masked; qcow2_l2_reserved() reports them. */
 typedef struct Qcow2L2Entry {
-    Qcow2ClusterKind kind;    /* with extended entries: DATA, COMPRESSED or UNALLOCATED, the bitmaps say more */
+    Qcow2ClusterKind kind;    /* extended entries: never ZERO; the masks refine DATA and UNALLOCATED */
     bool allocated;           /* host_offset is a cluster of this entry (also kept under zeros) */
     bool copied;
     uint64_t host_offset;     /* byte offset; of a compressed stream: its first byte */
@@ -38,14 +38,17 @@ typedef struct Qcow2L2Entry {
  * @raw: the entry (of 8 bytes, in host order), @bitmap: the second half of an extended one, else 0
  *
  * Errors: QCOW2_ERROR_CORRUPT for what QEMU refuses to read: a host offset that is not cluster aligned, a
- * zero cluster in version 2, a subcluster both allocated and zero or allocated without a host cluster.
+ * zero cluster in version 2, a compressed cluster in an image with a data file, a subcluster both allocated
+ * and zero or allocated without a host cluster.
  */
-bool qcow2_l2_decode(const Qcow2Layout *layout, uint64_t raw, uint64_t bitmap, Qcow2L2Entry *ret, GError **error);
+bool qcow2_l2_decode(const Qcow2Layout *layout, uint64_t raw, uint64_t bitmap, Qcow2L2Entry *ret,
+                     GError **error);
 
 /** qcow2_l2_reserved: the bits set in @raw that the specification reserves for this kind of entry. */
 uint64_t qcow2_l2_reserved(const Qcow2Layout *layout, uint64_t raw);
 
 /** qcow2_l2_encode_compressed: a descriptor for @stream_len bytes at @host_offset; false when unfit. */
-bool qcow2_l2_encode_compressed(const Qcow2Layout *layout, uint64_t host_offset, uint64_t stream_len, uint64_t *ret_raw);
+bool qcow2_l2_encode_compressed(const Qcow2Layout *layout, uint64_t host_offset, uint64_t stream_len,
+                                uint64_t *ret_raw);
 
 #endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Where the fields of the header stand. Spec: "Header". */
+#ifndef QCOW2_FORMAT_HEADER_FIELDS_H
+#define QCOW2_FORMAT_HEADER_FIELDS_H
+
+enum {
+    FIELD_MAGIC = 0,
+    FIELD_VERSION = 4,
+    FIELD_BACKING_OFFSET = 8,
+    FIELD_BACKING_LEN = 16,
+    FIELD_CLUSTER_BITS = 20,
+    FIELD_SIZE = 24,
+    FIELD_CRYPT_METHOD = 32,
+    FIELD_L1_ENTRIES = 36,
+    FIELD_L1_OFFSET = 40,
+    FIELD_REFTABLE_OFFSET = 48,
+    FIELD_REFTABLE_CLUSTERS = 56,
+    FIELD_N_SNAPSHOTS = 60,
+    FIELD_SNAPSHOTS_OFFSET = 64,
+    /* version 3 */
+    FIELD_INCOMPATIBLE = 72,
+    FIELD_COMPATIBLE = 80,
+    FIELD_AUTOCLEAR = 88,
+    FIELD_REFCOUNT_ORDER = 96,
+    FIELD_HEADER_LENGTH = 100,
+    FIELD_COMPRESSION = 104,     /* one byte, and padding up to HEADER_LEN_KNOWN */
+};
+
+#define HEADER_LEN_V2 72u
+#define HEADER_LEN_V3_MIN 104u
+#define HEADER_LEN_KNOWN 112u
+
+#endif
