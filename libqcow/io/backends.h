@@ -31,6 +31,12 @@ typedef struct Qcow2FileOptions {
  */
 Qcow2Io *qcow2_io_file_open(const char *path, const Qcow2FileOptions *options, GError **error);
 
+/**
+ * qcow2_io_file_lock: takes locks on a file that was opened without, once its format is known.
+ * Other back ends have none: true. Errors: as qcow2_io_file_open().
+ */
+bool qcow2_io_file_lock(Qcow2Io *io, Qcow2Perm used, Qcow2Perm shared, GError **error);
+
 /** qcow2_io_file_from_fd: takes @fd over; @name is for messages. Pipes can only be written, in order. */
 Qcow2Io *qcow2_io_file_from_fd(int fd, const char *name, bool writable);
 
