@@ -77,7 +77,7 @@ require_reflink() {
 
 # qemu10_dir: print the folder of QEMU 10's programs
 qemu10_dir() {
-    echo "${QEMU10_DIR:-/opt/qemu10/usr/bin}"
+    "$QCOW_SOURCE/scripts/qemu10-dir"
 }
 
 # with_qemu10 COMMAND…: run a command whose qemu-* programs are those of QEMU 10

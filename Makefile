@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# Calls meson and scripts, and knows nothing else.
+#
+#   make          build into build/
+#   make demo     install what is needed, build, show an export between two snapshots and prove it
+#   make check    install what is needed, build, run every test
+#   make asan     the unit tests and the commands' tests under address and undefined-behaviour sanitizers
+#   make fuzz     each fuzz target for FUZZ_SECONDS (60); make fuzz-check: a short run with a fixed seed
+#   make bench    beside qemu-img and nbdcopy; BENCH=full for the large data sets
+#   make install  to PREFIX (/usr/local); DESTDIR is honoured
+
+PREFIX ?= /usr/local
+BENCH ?= quick
+FUZZ_SECONDS ?= 60
+
+all:
+	scripts/build build --prefix=$(PREFIX)
+
+demo:
+	scripts/install-packages build demo
+	scripts/build build
+	scripts/demo build
+
+check:
+	scripts/install-packages build test qemu10
+	scripts/build build -Dwerror=true
+	scripts/run-tests build
+
+asan:
+	scripts/install-packages build test
+	scripts/build build-asan -Dwerror=true -Db_sanitize=address,undefined
+	scripts/run-tests build-asan --suite unit --suite bats --timeout-multiplier 4
+
+fuzz: build-fuzz
+	scripts/fuzz build-fuzz $(FUZZ_SECONDS)
+
+fuzz-check: build-fuzz
+	scripts/run-tests build-fuzz --suite fuzz
+
+build-fuzz:
+	scripts/install-packages build fuzz
+	CC=clang scripts/build build-fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
+
+bench:
+	scripts/install-packages build bench
+	scripts/build build
+	BENCH=$(BENCH) bench/run build
+
+install: all
+	meson install -C build --no-rebuild
+
+clean:
+	rm -rf build build-asan build-fuzz
+
+.PHONY: all demo check asan fuzz fuzz-check build-fuzz bench install clean
