@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "chain/chain.h"
+
+#include <string.h>
+
+#include "chain/open.h"
+#include "util/error.h"
+
+static void free_layer(gpointer layer)
+{
+    qcow2_layer_free(layer);
+}
+
+const char *qcow2_chain_layer_name(const Qcow2Chain *chain, unsigned index)
+{
+    return qcow2_chain_layer(chain, index)->place->shown;
+}
+
+void qcow2_chain_warn(const Qcow2Chain *chain, const char *format, ...)
+{
+    va_list args;
+
+    if (!chain->options.warn) {
+        return;
+    }
+    va_start(args, format);
+    g_autofree char *message = g_strdup_vprintf(format, args);
+    va_end(args);
+    chain->options.warn(message, chain->options.warn_data);
+}
+
+static bool set_format(Qcow2Place *place, const char *format, GError **error)
+{
+    if (!format) {
+        return true;
+    }
+    if (place->format && strcmp(place->format, format) != 0) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s': the name says %s, the format option %s", place->shown,
+                          place->format, format);
+    }
+    g_free(place->format);
+    place->format = g_strdup(format);
+    return true;
+}
+
+Qcow2Chain *qcow2_chain_open(const char *name, const Qcow2OpenOptions *options, GError **error)
+{
+    static const Qcow2OpenOptions defaults = { 0 };
+    const Qcow2OpenOptions *how = options ? options : &defaults;
+    g_autoptr(Qcow2Place) place = qcow2_place_parse(name, NULL, how->image_opts, error);
+
+    if (!place || !set_format(place, how->format, error)) {
+        return NULL;
+    }
+    Qcow2Layer *layer = qcow2_layer_open(g_steal_pointer(&place), how, error);
+    if (!layer) {
+        return NULL;
+    }
+
+    Qcow2Chain *chain = g_new0(Qcow2Chain, 1);
+    chain->layers = g_ptr_array_new_with_free_func(free_layer);
+    chain->name = g_strdup(name);
+    chain->options = *how;
+    chain->options.format = NULL;    /* the caller's string; it was for this image only */
+    g_ptr_array_add(chain->layers, layer);
+    chain->complete = !qcow2_chain_has_below(chain, 0);
+    return chain;
+}
+
+void qcow2_chain_free(Qcow2Chain *chain)
+{
+    if (!chain) {
+        return;
+    }
+    g_ptr_array_unref(chain->layers);
+    g_free(chain->name);
+    g_free(chain);
+}
+
+unsigned qcow2_chain_n_layers(const Qcow2Chain *chain)
+{
+    return chain->layers->len;
+}
+
+bool qcow2_chain_has_below(const Qcow2Chain *chain, unsigned index)
+{
+    const Qcow2Layer *layer = qcow2_chain_layer(chain, index);
+
+    return index + 1 < chain->layers->len
+        || (!layer->place->no_backing && (layer->place->backing || layer->image->header.backing_name));
+}
+
+Qcow2Place *qcow2_backing_place(const Qcow2Layer *layer, GError **error)
+{
+    const Qcow2Header *header = &layer->image->header;
+    g_autofree char *folder = qcow2_place_folder(layer->place);
+
+    if (!header->backing_name) {
+        return NULL;
+    }
+    g_autoptr(Qcow2Place) place = qcow2_place_parse(header->backing_name, folder, false, error);
+    if (!place) {
+        return NULL;
+    }
+    if (!folder && place->kind == QCOW2_PLACE_FILE && !g_path_is_absolute(place->target)) {
+        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "its backing file '%s' has a relative name, which has no meaning for"
+                   " an image read over NBD", header->backing_name);
+        return NULL;
+    }
+    if (header->backing_format && !place->format) {
+        /* QEMU also records the protocol as the format of a raw file. */
+        bool is_protocol = strcmp(header->backing_format, "file") == 0
+                        || strcmp(header->backing_format, "host_device") == 0
+                        || strcmp(header->backing_format, "nbd") == 0;
+        place->format = g_strdup(is_protocol ? "raw" : header->backing_format);
+    }
+    return g_steal_pointer(&place);
+}
+
+static Qcow2Place *place_below(Qcow2Layer *layer, GError **error)
+{
+    return layer->place->backing ? g_steal_pointer(&layer->place->backing) : qcow2_backing_place(layer, error);
+}
+
+static bool is_same_place(const Qcow2Layer *a, const Qcow2Layer *b)
+{
+    if (a->identity.known && b->identity.known) {
+        return a->identity.device == b->identity.device && a->identity.inode == b->identity.inode;
+    }
+    return a->identity.known == b->identity.known && strcmp(a->place->target, b->place->target) == 0;
+}
+
+static bool refuse_loop(const Qcow2Chain *chain, const Qcow2Layer *next, GError **error)
+{
+    if (next->image->kind == QCOW2_IMAGE_RAW) {
+        return true;    /* nothing is below it, so it closes no loop */
+    }
+    for (unsigned i = 0; i < chain->layers->len; i++) {
+        const Qcow2Layer *layer = qcow2_chain_layer(chain, i);
+        if (is_same_place(layer, next)) {
+            return qcow2_fail(error, QCOW2_ERROR_CORRUPT, "'%s': the backing chain is a loop: '%s' is already layer [%u]"
+                              " of it", qcow2_chain_layer_name(chain, chain->layers->len - 1), next->place->shown, i);
+        }
+    }
+    return true;
+}
+
+static bool open_next(Qcow2Chain *chain, GError **error)
+{
+    unsigned last = chain->layers->len - 1;
+    Qcow2Layer *above = qcow2_chain_layer(chain, last);
+
+    /* A name on the command line is the user's own; one in the header is the image's. */
+    if (chain->options.untrusted && !above->place->backing) {
+        return qcow2_fail(error, QCOW2_ERROR_UNTRUSTED, "'%s': this needs its backing file '%s', which --untrusted does not"
+                          " open", above->place->shown, above->image->header.backing_name);
+    }
+    if (chain->layers->len >= QCOW2_MAX_LAYERS) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the backing chain has more than %u layers", QCOW2_MAX_LAYERS);
+    }
+    Qcow2Place *place = place_below(above, error);
+    Qcow2Layer *layer = place ? qcow2_layer_open(place, &chain->options, error) : NULL;
+    if (!layer) {
+        g_prefix_error(error, "backing file of '%s': ", above->place->shown);
+        return false;
+    }
+    if (!refuse_loop(chain, layer, error)) {
+        qcow2_layer_free(layer);
+        return false;
+    }
+    if (layer->format_was_probed) {
+        const char *format = layer->image->kind == QCOW2_IMAGE_RAW ? "raw" : "qcow2";
+        qcow2_chain_warn(chain, "'%s' does not record the format of its backing file '%s'; it was detected as %s, which a"
+                         " guest can forge in a raw image", above->place->shown, layer->place->shown, format);
+    }
+    g_ptr_array_add(chain->layers, layer);
+    chain->complete = !qcow2_chain_has_below(chain, last + 1);
+    return true;
+}
+
+bool qcow2_chain_open_below(Qcow2Chain *chain, unsigned index, bool *ret_exists, GError **error)
+{
+    *ret_exists = index + 1 < chain->layers->len;
+    if (*ret_exists || chain->complete) {
+        return true;
+    }
+    *ret_exists = open_next(chain, error);
+    return *ret_exists;
+}
+
+bool qcow2_chain_open_all(Qcow2Chain *chain, GError **error)
+{
+    while (!chain->complete) {
+        if (!open_next(chain, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool qcow2_chain_open_data(Qcow2Chain *chain, unsigned index, GError **error)
+{
+    Qcow2Layer *layer = qcow2_chain_layer(chain, index);
+
+    if (!qcow2_image_needs_data_file(layer->image)) {
+        return true;
+    }
+    g_autoptr(Qcow2Io) data = qcow2_layer_find_data(layer, &chain->options, error);
+    if (!data) {
+        g_prefix_error(error, "'%s': ", layer->place->shown);
+        return false;
+    }
+    qcow2_image_attach_data(layer->image, data);
+    return true;
+}

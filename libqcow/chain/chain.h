@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Images stacked. A chain opens, locks and owns every file; the images below the first are opened when
+ * something asks what they hold, so that a missing base does not hinder what does not need it.
+ */
+#ifndef QCOW2_CHAIN_CHAIN_H
+#define QCOW2_CHAIN_CHAIN_H
+
+#include "chain/place.h"
+#include "image/image.h"
+
+#define QCOW2_MAX_LAYERS 65000u   /* an extent names its layer with 16 bits */
+
+typedef struct Qcow2Layer {
+    Qcow2Image *image;
+    Qcow2Place *place;
+    bool format_was_probed;
+    bool is_named_once;               /* its identity was compared with those of the layers above */
+    Qcow2IoIdentity identity;         /* as it was when it was opened */
+    /* For qcow2_chain_get_info(); filled when asked. */
+    char *full_backing_name;
+    GArray *snapshot_infos;           /* Qcow2Snapshot */
+    GArray *bitmap_entries;           /* Qcow2BitmapEntry */
+    GArray *bitmap_infos;             /* Qcow2BitmapInfo */
+    Qcow2LuksInfo *luks;
+} Qcow2Layer;
+
+struct Qcow2Chain {
+    GPtrArray *layers;                /* Qcow2Layer, [0] is the image itself */
+    bool complete;                    /* the last layer has nothing below */
+    Qcow2OpenOptions options;
+    char *name;                       /* as the user gave it */
+};
+
+static inline Qcow2Layer *qcow2_chain_layer(const Qcow2Chain *chain, unsigned index)
+{
+    return g_ptr_array_index(chain->layers, index);
+}
+
+static inline Qcow2Image *qcow2_chain_image(const Qcow2Chain *chain, unsigned index)
+{
+    return qcow2_chain_layer(chain, index)->image;
+}
+
+/** qcow2_chain_layer_name: for messages. */
+const char *qcow2_chain_layer_name(const Qcow2Chain *chain, unsigned index);
+
+/**
+ * qcow2_chain_open_below:
+ * @index: an open layer
+ * @ret_exists: whether there is a layer below it, which is open now
+ */
+bool qcow2_chain_open_below(Qcow2Chain *chain, unsigned index, bool *ret_exists, GError **error);
+
+/** qcow2_chain_has_below: the same from what is recorded; nothing is opened. */
+bool qcow2_chain_has_below(const Qcow2Chain *chain, unsigned index);
+
+/** qcow2_chain_open_data: attaches the data file of a layer that has one. */
+bool qcow2_chain_open_data(Qcow2Chain *chain, unsigned index, GError **error);
+
+/** qcow2_chain_warn: calls the user's function; @format as printf. */
+void qcow2_chain_warn(const Qcow2Chain *chain, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/** qcow2_backing_place: what an image says about the image below it; NULL without error when nothing. */
+Qcow2Place *qcow2_backing_place(const Qcow2Layer *layer, GError **error);
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "chain/open.h"
+
+#include <sys/stat.h>
+
+#include "io/backends.h"
+#include "util/bits.h"
+#include "util/error.h"
+
+/* Formats that QEMU would recognise: reading them as raw would show garbage to whoever trusts it. */
+typedef struct Magic {
+    const char *format;
+    size_t offset;
+    const char *bytes;
+    size_t len;
+} Magic;
+
+static const Magic other_formats[] = {
+    { "qcow", 0, "QFI\xfb\0\0\0\1", 8 },
+    { "qed", 0, "QED\0", 4 },
+    { "vmdk", 0, "KDMV", 4 },
+    { "vmdk", 0, "COWD", 4 },
+    { "vhdx", 0, "vhdxfile", 8 },
+    { "vdi", 64, "\x7f\x10\xda\xbe", 4 },
+    { "vpc", 0, "conectix", 8 },
+    { "luks", 0, "LUKS\xba\xbe", 6 },
+    { "parallels", 0, "WithoutFreeSpace", 16 },
+    { "parallels", 0, "WithouFreSpacExt", 16 },
+    { "bochs", 0, "Bochs Virtual HD Image", 22 },
+};
+
+#define PROBE_LEN 512u
+
+static const char *probe_format(const uint8_t *start)
+{
+    /* Version 1 is another format with the same first four bytes. */
+    if (qcow2_load_be32(start) == QCOW2_MAGIC && qcow2_load_be32(start + 4) >= 2) {
+        return "qcow2";
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(other_formats); i++) {
+        const Magic *magic = &other_formats[i];
+        if (memcmp(start + magic->offset, magic->bytes, magic->len) == 0) {
+            return magic->format;
+        }
+    }
+    return "raw";
+}
+
+static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options, GError **error)
+{
+    if (place->kind == QCOW2_PLACE_NBD) {
+        return qcow2_io_nbd_open(place->target, false, options->n_threads, error);
+    }
+    Qcow2FileOptions file_options = { .cache = options->cache };
+    return qcow2_io_file_open(place->target, &file_options, error);
+}
+
+/*
+ * What QEMU holds for an image that is only read: a qcow2 file must not be written or resized by others,
+ * since its tables would move under the reader; the bytes of a raw file may change.
+ */
+static bool lock_for_reading(Qcow2Io *io, bool is_qcow2, const Qcow2OpenOptions *options, GError **error)
+{
+    Qcow2Perm shared = QCOW2_PERM_ALL;
+
+    if (is_qcow2 && !options->force_share) {
+        shared = QCOW2_PERM_CONSISTENT_READ | QCOW2_PERM_WRITE_UNCHANGED;
+    }
+    return qcow2_io_file_lock(io, QCOW2_PERM_CONSISTENT_READ, shared, error);
+}
+
+static bool decide_format(Qcow2Layer *layer, Qcow2Io *io, const char **ret_format, GError **error)
+{
+    uint8_t start[PROBE_LEN] = { 0 };
+
+    *ret_format = layer->place->format;
+    if (!*ret_format) {
+        if (!qcow2_io_read(io, 0, start, sizeof(start), error)) {
+            return false;
+        }
+        *ret_format = probe_format(start);
+        layer->format_was_probed = true;
+    }
+    if (strcmp(*ret_format, "raw") != 0 && strcmp(*ret_format, "qcow2") != 0) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "format '%s' is not supported; qcow2 and raw are%s", *ret_format,
+                          layer->format_was_probed ? " (-f raw reads the bytes of the file as they are)" : "");
+    }
+    return true;
+}
+
+static bool open_image(Qcow2Layer *layer, const Qcow2OpenOptions *options, GError **error)
+{
+    g_autoptr(Qcow2Io) io = open_io(layer->place, options, error);
+    const char *format;
+
+    if (!io || !decide_format(layer, io, &format, error)) {
+        return false;
+    }
+    bool is_qcow2 = strcmp(format, "qcow2") == 0;
+    if (!lock_for_reading(io, is_qcow2, options, error) || !qcow2_io_identify(io, &layer->identity, error)) {
+        return false;
+    }
+    layer->image = is_qcow2 ? qcow2_image_open(io, error)
+                            : qcow2_image_open_raw(io, layer->place->raw_offset, layer->place->raw_size, error);
+    if (layer->image) {
+        layer->image->n_threads = options->n_threads;
+    }
+    return layer->image != NULL;
+}
+
+Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options, GError **error)
+{
+    Qcow2Layer *layer = g_new0(Qcow2Layer, 1);
+
+    layer->place = place;
+    if (!open_image(layer, options, error)) {
+        g_prefix_error(error, "'%s': ", place->shown);
+        qcow2_layer_free(layer);
+        return NULL;
+    }
+    return layer;
+}
+
+void qcow2_layer_free(Qcow2Layer *layer)
+{
+    if (!layer) {
+        return;
+    }
+    qcow2_image_free(layer->image);
+    qcow2_place_free(layer->place);
+    g_free(layer->full_backing_name);
+    g_clear_pointer(&layer->snapshot_infos, g_array_unref);
+    g_clear_pointer(&layer->bitmap_entries, g_array_unref);
+    g_clear_pointer(&layer->bitmap_infos, g_array_unref);
+    g_free(layer->luks);
+    g_free(layer);
+}
+
+/* ---- Data files -------------------------------------------------------------------------------- */
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/*
+ * The recorded name is always a path: taking json: or a protocol from it let images open any file of the
+ * host (CVE-2024-4467). QEMU looks in the working directory, users expect the image's folder.
+ */
+static Qcow2Place *data_file_place(const Qcow2Layer *layer, GError **error)
+{
+    const char *name = layer->image->header.data_file;
+    g_autofree char *folder = qcow2_place_folder(layer->place);
+
+    if (!name || !*name) {
+        qcow2_corrupt(error, "the image keeps its data in another file, but records no name for it");
+        return NULL;
+    }
+    Qcow2Place *place = g_new0(Qcow2Place, 1);
+    place->raw_size = UINT64_MAX;
+    place->shown = g_strdup(name);
+    if (g_path_is_absolute(name) || !folder) {
+        place->target = g_strdup(name);
+        return place;
+    }
+
+    place->target = g_build_filename(folder, name, NULL);
+    bool in_folder = g_file_test(place->target, G_FILE_TEST_EXISTS);
+    bool in_cwd = g_file_test(name, G_FILE_TEST_EXISTS);
+    if (in_folder && in_cwd && !same_file(place->target, name)) {
+        qcow2_fail(error, QCOW2_ERROR_AMBIGUOUS, "the data file '%s' exists in the image's folder and, as another file, in"
+                   " the working directory; remove or rename one, or change the working directory", name);
+        qcow2_place_free(place);
+        return NULL;
+    }
+    if (!in_folder && in_cwd) {
+        g_free(place->target);
+        place->target = g_strdup(name);
+    }
+    return place;
+}
+
+Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *options, GError **error)
+{
+    g_autoptr(Qcow2Place) found = NULL;
+    const Qcow2Place *place = layer->place->data_file;
+
+    if (options->untrusted) {
+        qcow2_fail(error, QCOW2_ERROR_UNTRUSTED, "its data is in another file, which --untrusted does not open");
+        return NULL;
+    }
+    if (!place) {
+        place = found = data_file_place(layer, error);
+    }
+    g_autoptr(Qcow2Io) io = place ? open_io(place, options, error) : NULL;
+    if (!io) {
+        g_prefix_error(error, "data file: ");
+        return NULL;
+    }
+    if (same_file(place->target, layer->place->target)) {
+        qcow2_corrupt(error, "the image names itself as its data file");
+        return NULL;
+    }
+    return lock_for_reading(io, true, options, error) ? g_steal_pointer(&io) : NULL;
+}

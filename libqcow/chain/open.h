@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Opening the files behind a place, and finding out what format they hold. Internal to chain/. */
+#ifndef QCOW2_CHAIN_OPEN_H
+#define QCOW2_CHAIN_OPEN_H
+
+#include "chain/chain.h"
+
+/**
+ * qcow2_layer_open:
+ * @place: taken over, also on failure
+ *
+ * Opens the file, probes its format unless @place tells it, takes QEMU's locks, reads the header.
+ */
+Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options, GError **error);
+void qcow2_layer_free(Qcow2Layer *layer);
+
+/** qcow2_layer_find_data: opens the data file that a layer records. */
+Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *options, GError **error);
+
+#endif

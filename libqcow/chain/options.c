@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Image names with structure: json: objects and --image-opts, both as flat keys and strings. */
+#include "chain/place.h"
+#include "util/error.h"
+#include "util/json.h"
+
+static GHashTable *new_options(void)
+{
+    return g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+}
+
+static bool flatten(GHashTable *options, const char *key, GVariant *value, GError **error)
+{
+    if (g_variant_is_of_type(value, G_VARIANT_TYPE_VARDICT)) {
+        GVariantIter iter;
+        const char *name;
+        GVariant *member;
+        bool ok = true;
+        g_variant_iter_init(&iter, value);
+        while (ok && g_variant_iter_next(&iter, "{&sv}", &name, &member)) {
+            g_autofree char *member_key = *key ? g_strconcat(key, ".", name, NULL) : g_strdup(name);
+            ok = flatten(options, member_key, member, error);
+            g_variant_unref(member);
+        }
+        return ok;
+    }
+    if (g_variant_is_of_type(value, G_VARIANT_TYPE_STRING)) {
+        g_hash_table_insert(options, g_strdup(key), g_variant_dup_string(value, NULL));
+    } else if (g_variant_is_of_type(value, G_VARIANT_TYPE_INT64)) {
+        g_hash_table_insert(options, g_strdup(key), g_strdup_printf("%" PRId64, g_variant_get_int64(value)));
+    } else if (g_variant_is_of_type(value, G_VARIANT_TYPE_BOOLEAN)) {
+        g_hash_table_insert(options, g_strdup(key), g_strdup(g_variant_get_boolean(value) ? "on" : "off"));
+    } else if (g_variant_is_of_type(value, G_VARIANT_TYPE_MAYBE)) {
+        g_hash_table_insert(options, g_strdup(key), NULL);
+    } else {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "json: name: the value of '%s' has a type that image names"
+                          " do not use", key);
+    }
+    return true;
+}
+
+GHashTable *qcow2_flatten_json(const char *text, GError **error)
+{
+    g_autoptr(GHashTable) options = new_options();
+    g_autoptr(GVariant) object = qcow2_json_parse(text, error);
+
+    return object && flatten(options, "", object, error) ? g_steal_pointer(&options) : NULL;
+}
+
+/* The text up to a single comma; doubled ones stand for themselves. Moves @text behind the comma. */
+static char *next_option(const char **text)
+{
+    GString *option = g_string_new(NULL);
+    const char *p = *text;
+
+    for (; *p; p++) {
+        if (*p == ',') {
+            if (p[1] != ',') {
+                p++;
+                break;
+            }
+            p++;
+        }
+        g_string_append_c(option, *p);
+    }
+    *text = p;
+    return g_string_free(option, FALSE);
+}
+
+GHashTable *qcow2_flatten_image_opts(const char *text, GError **error)
+{
+    g_autoptr(GHashTable) options = new_options();
+
+    while (*text) {
+        g_autofree char *option = next_option(&text);
+        char *value = strchr(option, '=');
+        if (!value || value == option) {
+            qcow2_fail(error, QCOW2_ERROR_INVALID, "image options: expected KEY=VALUE, found '%s'", option);
+            return NULL;
+        }
+        *value++ = '\0';
+        g_hash_table_insert(options, g_strdup(option), g_strdup(value));
+    }
+    return g_steal_pointer(&options);
+}

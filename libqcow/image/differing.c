@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Which table entries of two views of one image differ. No entry is decoded: equal bits are equal clusters. */
+#include "format/l2.h"
+#include "image/l2-slices.h"
+#include "image/map.h"
+#include "util/error.h"
+
+/* The parts of @range whose L2 tables are not the same. */
+static bool differing_tables(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, Qcow2Range range,
+                             GArray *ret_ranges, GError **error)
+{
+    uint64_t coverage = qcow2_l2_coverage(&image->header.layout);
+    uint64_t first = range.start / coverage;
+    size_t n = qcow2_div_round_up(range.end, coverage) - first;
+    g_autofree uint64_t *l1_a = g_try_new(uint64_t, n);
+    g_autofree uint64_t *l1_b = g_try_new(uint64_t, n);
+
+    if (!l1_a || !l1_b) {
+        return qcow2_fail_memory(error, n * 16, "parts of two L1 tables");
+    }
+    if (!qcow2_l1_read(image, a, first, n, l1_a, error) || !qcow2_l1_read(image, b, first, n, l1_b, error)) {
+        return false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (l1_a[i] != l1_b[i]) {
+            uint64_t start = (first + i) * coverage;
+            qcow2_ranges_push(ret_ranges, MAX(start, range.start), MIN(start + coverage, range.end));
+        }
+    }
+    return true;
+}
+
+/*
+ * The bits that say nothing about what a guest reads. In a compressed entry bit 0 belongs to the offset, so
+ * only what no kind of entry uses is left out; a reserved bit that differs just costs a decoding.
+ */
+static const uint64_t silent_bits = L2E_COPIED;
+
+static uint64_t word(const uint8_t *raw, uint64_t index)
+{
+    return raw ? qcow2_load_be64(raw + index * 8) : 0;
+}
+
+/* The first word from @i on in which the slices agree (@same), or do not; @n when there is none. */
+static uint64_t next_word(const uint8_t *a, const uint8_t *b, uint64_t i, uint64_t n, uint64_t words_per_entry,
+                          bool same)
+{
+    for (; i < n; i += words_per_entry) {
+        uint64_t difference = (word(a, i) ^ word(b, i)) & ~silent_bits;
+        if (words_per_entry == 2) {
+            difference |= word(a, i + 1) ^ word(b, i + 1);
+        }
+        if ((difference == 0) == same) {
+            break;
+        }
+    }
+    return MIN(i, n);
+}
+
+/* Most tables that differ do so in few places: long equal stretches are passed over in blocks. */
+#define BLOCK_WORDS 16u
+
+static uint64_t skip_equal_blocks(const uint8_t *a, const uint8_t *b, uint64_t i, uint64_t n)
+{
+    uint64_t mask = GUINT64_TO_BE(~silent_bits);
+
+    while (a && b && i + BLOCK_WORDS <= n) {
+        uint64_t x[BLOCK_WORDS], y[BLOCK_WORDS], difference = 0;
+        memcpy(x, a + i * 8, sizeof(x));
+        memcpy(y, b + i * 8, sizeof(y));
+        for (unsigned k = 0; k < BLOCK_WORDS; k++) {
+            difference |= x[k] ^ y[k];
+        }
+        if (difference & mask) {
+            break;
+        }
+        i += BLOCK_WORDS;
+    }
+    return i;
+}
+
+static void differing_entries(const Qcow2Layout *layout, const Qcow2L2Slice *a, const Qcow2L2Slice *b, Qcow2Range range,
+                              GArray *ret_ranges)
+{
+    uint64_t words_per_entry = layout->l2_entry_size / 8;
+    uint64_t n = a->n_entries * words_per_entry;
+
+    for (uint64_t i = 0; i < n;) {
+        if (words_per_entry == 1) {
+            i = skip_equal_blocks(a->raw, b->raw, i, n);
+        }
+        uint64_t start = next_word(a->raw, b->raw, i, n, words_per_entry, false);
+        i = next_word(a->raw, b->raw, start, n, words_per_entry, true);
+        uint64_t guest_start = a->guest_start + (start / words_per_entry << layout->cluster_bits);
+        uint64_t guest_end = a->guest_start + (i / words_per_entry << layout->cluster_bits);
+        qcow2_ranges_push(ret_ranges, MAX(guest_start, range.start), MIN(guest_end, range.end));
+    }
+}
+
+bool qcow2_image_differing(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, Qcow2Range range,
+                           GArray *ret_ranges, GError **error)
+{
+    g_autoptr(GArray) tables = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    g_auto(Qcow2L2Slices) slices_a = { 0 }, slices_b = { 0 };
+
+    if (image->kind == QCOW2_IMAGE_RAW) {
+        return true;    /* raw has one state only */
+    }
+    if (!differing_tables(image, a, b, range, tables, error)) {
+        return false;
+    }
+    const Qcow2Range *ranges = (const Qcow2Range *)(const void *)tables->data;
+    if (!qcow2_l2_slices_load(image, a, ranges, tables->len, &slices_a, error)
+        || !qcow2_l2_slices_load(image, b, ranges, tables->len, &slices_b, error)) {
+        return false;
+    }
+    for (guint i = 0; i < slices_a.slices->len; i++) {
+        differing_entries(&image->header.layout, &g_array_index(slices_a.slices, Qcow2L2Slice, i),
+                          &g_array_index(slices_b.slices, Qcow2L2Slice, i), range, ret_ranges);
+    }
+    return true;
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "image/image.h"
+
+#include "image/extent.h"
+#include "util/error.h"
+
+static bool read_header(Qcow2Image *image, GError **error)
+{
+    uint64_t file_size, cluster_size;
+    uint8_t start[128] = { 0 };
+
+    if (!qcow2_io_get_size(image->file, &file_size, error)
+        || !qcow2_io_read(image->file, 0, start, sizeof(start), error)
+        || !qcow2_header_cluster_size(start, MIN(file_size, sizeof(start)), &cluster_size, error)) {
+        return false;
+    }
+
+    size_t len_bytes = MIN(file_size, cluster_size);
+    g_autofree uint8_t *bytes = g_try_malloc(len_bytes);
+    if (!bytes) {
+        return qcow2_fail_memory(error, len_bytes, "the header");
+    }
+    return qcow2_io_read(image->file, 0, bytes, len_bytes, error)
+        && qcow2_header_decode(bytes, len_bytes, &image->header, error);
+}
+
+Qcow2Image *qcow2_image_open(Qcow2Io *file, GError **error)
+{
+    g_autoptr(Qcow2Image) image = g_new0(Qcow2Image, 1);
+
+    image->kind = QCOW2_IMAGE_QCOW2;
+    image->file = qcow2_io_ref(file);
+    if (!read_header(image, error)) {
+        return NULL;
+    }
+    image->size = image->header.size;
+    if (!image->header.layout.has_data_file) {
+        image->data = qcow2_io_ref(file);
+    }
+    return g_steal_pointer(&image);
+}
+
+Qcow2Image *qcow2_image_open_raw(Qcow2Io *file, uint64_t offset, uint64_t size, GError **error)
+{
+    uint64_t file_size;
+
+    if (!qcow2_io_get_size(file, &file_size, error)) {
+        return NULL;
+    }
+    if (offset > file_size) {
+        qcow2_fail(error, QCOW2_ERROR_INVALID, "the raw image starts at 0x%" PRIx64 ", past the end of the file at"
+                   " 0x%" PRIx64, offset, file_size);
+        return NULL;
+    }
+    if (size != UINT64_MAX && size > file_size - offset) {
+        qcow2_fail(error, QCOW2_ERROR_INVALID, "a raw image of %" PRIu64 " bytes from 0x%" PRIx64 " on does not fit the"
+                   " file of %" PRIu64 " bytes", size, offset, file_size);
+        return NULL;
+    }
+
+    Qcow2Image *image = g_new0(Qcow2Image, 1);
+    image->kind = QCOW2_IMAGE_RAW;
+    image->file = qcow2_io_ref(file);
+    image->data = qcow2_io_ref(file);
+    image->raw_offset = offset;
+    image->size = size != UINT64_MAX ? size : file_size - offset;
+    return image;
+}
+
+void qcow2_image_free(Qcow2Image *image)
+{
+    if (!image) {
+        return;
+    }
+    g_clear_pointer(&image->file, qcow2_io_unref);
+    g_clear_pointer(&image->data, qcow2_io_unref);
+    g_clear_pointer(&image->snapshots, g_array_unref);
+    qcow2_header_clear(&image->header);
+    g_free(image);
+}
+
+void qcow2_image_attach_data(Qcow2Image *image, Qcow2Io *data)
+{
+    Qcow2Io *before = image->data;
+
+    image->data = qcow2_io_ref(data);
+    g_clear_pointer(&before, qcow2_io_unref);
+}
+
+bool qcow2_image_needs_data_file(const Qcow2Image *image)
+{
+    return image->data == NULL;
+}
