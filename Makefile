@@ -40,7 +40,7 @@ fuzz-check: build-fuzz
 
 build-fuzz:
 	scripts/install-packages build fuzz
-	CC=clang scripts/build build-fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
+	CC=clang scripts/build build-fuzz -Dwerror=true -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
 
 bench:
 	scripts/install-packages build bench
