@@ -49,14 +49,26 @@ const uint8_t *qcow2_io_memory_peek(Qcow2Io *io, size_t *ret_len_bytes);
 /**
  * qcow2_io_nbd_open:
  * @uri: nbd://, nbds://, nbd+unix://, nbds+unix://, nbd+vsock://, nbds+vsock://
- * @n_connections: at most this many are opened, one when the server does not say multi-conn
+ * @cache: none means nothing here; writethrough and directsync make each write final (FUA or a flush)
+ * @n_connections: at most this many are opened; 0 chooses. Without the server's promise that a flush on
+ *                 one connection covers all (multi-conn) there is one for writing
  *
- * Errors: QCOW2_ERROR_IO with the server's words; QCOW2_ERROR_FAILED without the NBD module.
+ * A server that has neither flush nor FUA is refused for writing, except with the cache mode unsafe.
+ *
+ * Errors: QCOW2_ERROR_IO with the server's words; QCOW2_ERROR_UNSUPPORTED for a server that cannot do what
+ * is asked; QCOW2_ERROR_FAILED without the NBD module.
  */
-Qcow2Io *qcow2_io_nbd_open(const char *uri, bool writable, unsigned n_connections, GError **error);
+Qcow2Io *qcow2_io_nbd_open(const char *uri, bool writable, Qcow2Cache cache, unsigned n_connections,
+                           GError **error);
 
 /** What a recorder saw, in order. */
-typedef enum { QCOW2_RECORD_WRITE, QCOW2_RECORD_FLUSH, QCOW2_RECORD_TRUNCATE, QCOW2_RECORD_ZERO } Qcow2RecordKind;
+typedef enum {
+    QCOW2_RECORD_WRITE,
+    QCOW2_RECORD_FLUSH,
+    QCOW2_RECORD_TRUNCATE,
+    QCOW2_RECORD_ZERO,
+} Qcow2RecordKind;
+
 typedef struct Qcow2Record {
     Qcow2RecordKind kind;
     uint64_t offset, len_bytes;   /* TRUNCATE: the new size in offset */
@@ -75,7 +87,12 @@ const GArray *qcow2_io_recorder_get(Qcow2Io *io);
 /** qcow2_io_trace_new: passes all calls on, and prints one JSON line to @fd for each write and flush. */
 Qcow2Io *qcow2_io_trace_new(Qcow2Io *below, int fd);
 
-typedef enum { QCOW2_FAULT_READ = 1, QCOW2_FAULT_WRITE = 2, QCOW2_FAULT_FLUSH = 4, QCOW2_FAULT_TRUNCATE = 8 } Qcow2FaultCalls;
+typedef enum {
+    QCOW2_FAULT_READ     = 1 << 0,
+    QCOW2_FAULT_WRITE    = 1 << 1,   /* zero() counts as one */
+    QCOW2_FAULT_FLUSH    = 1 << 2,
+    QCOW2_FAULT_TRUNCATE = 1 << 3,
+} Qcow2FaultCalls;
 
 /**
  * qcow2_io_fault_new: passes all calls on, but the call number @n (from 0) among @calls fails with

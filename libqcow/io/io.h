@@ -55,7 +55,7 @@ typedef struct Qcow2IoOps {
     Qcow2Io *(*reopen)(Qcow2Io *io, GError **error);
     bool (*get_actual_size)(Qcow2Io *io, uint64_t *ret_bytes);
     int (*get_fd)(Qcow2Io *io);
-    void (*close)(Qcow2Io *io);
+    void (*close)(Qcow2Io *io);    /* ends what the back end holds; its structure is freed afterwards */
 } Qcow2IoOps;
 
 /** The head of every back end's own structure. */
@@ -82,7 +82,10 @@ bool qcow2_io_flush(Qcow2Io *io, GError **error);
 bool qcow2_io_get_size(Qcow2Io *io, uint64_t *ret_size, GError **error);
 bool qcow2_io_truncate(Qcow2Io *io, uint64_t size, GError **error);
 
-/** qcow2_io_zero: makes a range read as zeros; @may_unmap allows to give the space back. */
+/**
+ * qcow2_io_zero: makes a range read as zeros; @may_unmap allows to give the space back. The place grows
+ * as if zeros were written.
+ */
 bool qcow2_io_zero(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, bool may_unmap, GError **error);
 
 /** qcow2_io_extent: without support all bytes up to the end are data; past the end all is hole. */

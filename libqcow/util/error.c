@@ -63,6 +63,11 @@ bool qcow2_fail_errno(GError **error, int errnum, const char *format, ...)
     return qcow2_fail(error, code_of_errno(errnum), "%s: %s", what, g_strerror(errnum));
 }
 
+bool qcow2_fail_system(GError **error, int errnum)
+{
+    return qcow2_fail(error, code_of_errno(errnum), "%s", g_strerror(errnum));
+}
+
 bool qcow2_fail_memory(GError **error, uint64_t len_bytes, const char *what)
 {
     return qcow2_fail(error, QCOW2_ERROR_FAILED, "cannot allocate %" PRIu64 " bytes for %s", len_bytes, what);

@@ -14,6 +14,9 @@ bool qcow2_corrupt(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* Appends ": STRERROR"; ENOSPC and EDQUOT become _NO_SPACE, ENOENT _NOT_FOUND, the others _IO. */
 bool qcow2_fail_errno(GError **error, int errnum, const char *format, ...) G_GNUC_PRINTF(3, 4);
 
+/* Only STRERROR, with the code as above: for a cause whose caller prefixes what was tried. */
+bool qcow2_fail_system(GError **error, int errnum);
+
 /* An allocation whose size follows from a file and that did not succeed. */
 bool qcow2_fail_memory(GError **error, uint64_t len_bytes, const char *what);
 

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Bytes that the kernel moves from file to file. */
+#include "io/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/error.h"
+
+#define COPY_CHUNK (64 * 1024)
+
+/* Errors that mean "not with these two files, or not with these offsets", before anything was written. */
+static bool means_impossible(int errnum)
+{
+    switch (errnum) {
+    case EXDEV:
+    case EINVAL:
+    case EOPNOTSUPP:
+    case ENOSYS:
+    case ENOTTY:
+    case EBADF:
+    case EPERM:
+    case ETXTBSY:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static Qcow2CopyOutcome fail_copy(int errnum, GError **error)
+{
+    qcow2_fail_system(error, errnum);
+    return QCOW2_COPY_FAILED;
+}
+
+static Qcow2CopyOutcome after_copy(Qcow2FileIo *file, GError **error)
+{
+    return qcow2_file_after_write(file, error) ? QCOW2_COPY_DONE : QCOW2_COPY_FAILED;
+}
+
+/* The descriptor of @source when it is a regular file; others give no bytes to the calls used here. */
+static int get_source_fd(Qcow2Io *source)
+{
+    int fd = qcow2_io_get_fd(source);
+    struct stat status;
+
+    return fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode) ? fd : -1;
+}
+
+Qcow2CopyOutcome qcow2_file_clone_from(Qcow2Io *io, uint64_t offset, Qcow2Io *source, uint64_t source_offset,
+                                       uint64_t len_bytes, GError **error)
+{
+    Qcow2FileIo *file = (Qcow2FileIo *) io;
+    struct file_clone_range range = {
+        .src_fd = get_source_fd(source),
+        .src_offset = source_offset,
+        .src_length = len_bytes,
+        .dest_offset = offset,
+    };
+    int result;
+
+    if (range.src_fd < 0) {
+        return QCOW2_COPY_IMPOSSIBLE;
+    }
+    do {
+        result = ioctl(file->fd, FICLONERANGE, &range);
+    } while (result < 0 && errno == EINTR);
+    if (result < 0) {
+        return means_impossible(errno) ? QCOW2_COPY_IMPOSSIBLE : fail_copy(errno, error);
+    }
+    return after_copy(file, error);
+}
+
+/*
+ * The kernel copies nothing more: the source ends here, and reads as zeros from here on. Or it only says
+ * so, as some kernels do over some file systems; reading tells.
+ */
+static Qcow2CopyOutcome copy_rest(Qcow2Io *io, uint64_t offset, Qcow2Io *source, uint64_t source_offset,
+                                  uint64_t len_bytes, GError **error)
+{
+    g_autofree void *buffer = g_malloc(MIN(len_bytes, COPY_CHUNK));
+
+    while (len_bytes > 0) {
+        size_t chunk = MIN(len_bytes, COPY_CHUNK);
+        if (!qcow2_io_read(source, source_offset, buffer, chunk, error)
+            || !io->ops->write(io, offset, buffer, chunk, error)) {
+            return QCOW2_COPY_FAILED;
+        }
+        offset += chunk;
+        source_offset += chunk;
+        len_bytes -= chunk;
+    }
+    return QCOW2_COPY_DONE;
+}
+
+Qcow2CopyOutcome qcow2_file_copy_from(Qcow2Io *io, uint64_t offset, Qcow2Io *source, uint64_t source_offset,
+                                      uint64_t len_bytes, GError **error)
+{
+    Qcow2FileIo *file = (Qcow2FileIo *) io;
+    int source_fd = get_source_fd(source);
+    off_t in = (off_t) source_offset;
+    off_t out = (off_t) offset;
+    uint64_t left = len_bytes;
+
+    if (source_fd < 0) {
+        return QCOW2_COPY_IMPOSSIBLE;
+    }
+    while (left > 0) {
+        ssize_t n = copy_file_range(source_fd, &in, file->fd, &out, MIN(left, SSIZE_MAX), 0);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            bool untouched = left == len_bytes;
+            return untouched && means_impossible(errno) ? QCOW2_COPY_IMPOSSIBLE : fail_copy(errno, error);
+        }
+        if (n == 0) {
+            return left == len_bytes ? QCOW2_COPY_IMPOSSIBLE
+                                     : copy_rest(io, (uint64_t) out, source, (uint64_t) in, left, error);
+        }
+        left -= (uint64_t) n;
+    }
+    return after_copy(file, error);
+}
+
+void qcow2_file_start_writeback(Qcow2Io *io, uint64_t offset, uint64_t len_bytes)
+{
+    Qcow2FileIo *file = (Qcow2FileIo *) io;
+
+    if (file->cache == QCOW2_CACHE_WRITEBACK) {
+        sync_file_range(file->fd, (off_t) offset, (off_t) len_bytes, SYNC_FILE_RANGE_WRITE);
+    }
+}
