@@ -19,7 +19,8 @@ typedef struct Qcow2Layer {
     Qcow2IoIdentity identity;         /* as it was when it was opened */
     /* For qcow2_chain_get_info(); filled when asked. */
     char *full_backing_name;
-    GArray *snapshot_infos;           /* Qcow2Snapshot */
+    GArray *snapshot_infos;           /* Qcow2Snapshot, whose strings belong to snapshot_entries */
+    GArray *snapshot_entries;
     GArray *bitmap_entries;           /* Qcow2BitmapEntry */
     GArray *bitmap_infos;             /* Qcow2BitmapInfo */
     Qcow2LuksInfo *luks;

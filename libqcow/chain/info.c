@@ -35,7 +35,8 @@ static bool load_snapshot_infos(Qcow2Layer *layer, GError **error)
     if (!qcow2_image_load_snapshots(layer->image, error)) {
         return false;
     }
-    GArray *entries = layer->image->snapshots;
+    /* The image may read its table again; what the caller was given stays. */
+    GArray *entries = layer->snapshot_entries = g_array_ref(layer->image->snapshots);
     layer->snapshot_infos = g_array_sized_new(FALSE, FALSE, sizeof(Qcow2Snapshot), entries->len);
     for (guint i = 0; i < entries->len; i++) {
         g_array_append_val(layer->snapshot_infos, g_array_index(entries, Qcow2SnapshotEntry, i).info);

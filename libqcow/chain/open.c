@@ -49,7 +49,7 @@ static const char *probe_format(const uint8_t *start)
 static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options, GError **error)
 {
     if (place->kind == QCOW2_PLACE_NBD) {
-        return qcow2_io_nbd_open(place->target, false, options->n_threads, error);
+        return qcow2_io_nbd_open(place->target, false, options->cache, options->n_threads, error);
     }
     Qcow2FileOptions file_options = { .cache = options->cache };
     return qcow2_io_file_open(place->target, &file_options, error);
@@ -130,6 +130,7 @@ void qcow2_layer_free(Qcow2Layer *layer)
     qcow2_place_free(layer->place);
     g_free(layer->full_backing_name);
     g_clear_pointer(&layer->snapshot_infos, g_array_unref);
+    g_clear_pointer(&layer->snapshot_entries, g_array_unref);
     g_clear_pointer(&layer->bitmap_entries, g_array_unref);
     g_clear_pointer(&layer->bitmap_infos, g_array_unref);
     g_free(layer->luks);

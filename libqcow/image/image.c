@@ -4,13 +4,12 @@
 #include "image/extent.h"
 #include "util/error.h"
 
-static bool read_header(Qcow2Image *image, GError **error)
+bool qcow2_image_read_header(Qcow2Io *file, Qcow2Header *ret, GByteArray *raw, GError **error)
 {
     uint64_t file_size, cluster_size;
     uint8_t start[128] = { 0 };
 
-    if (!qcow2_io_get_size(image->file, &file_size, error)
-        || !qcow2_io_read(image->file, 0, start, sizeof(start), error)
+    if (!qcow2_io_get_size(file, &file_size, error) || !qcow2_io_read(file, 0, start, sizeof(start), error)
         || !qcow2_header_cluster_size(start, MIN(file_size, sizeof(start)), &cluster_size, error)) {
         return false;
     }
@@ -20,8 +19,13 @@ static bool read_header(Qcow2Image *image, GError **error)
     if (!bytes) {
         return qcow2_fail_memory(error, len_bytes, "the header");
     }
-    return qcow2_io_read(image->file, 0, bytes, len_bytes, error)
-        && qcow2_header_decode(bytes, len_bytes, &image->header, error);
+    if (!qcow2_io_read(file, 0, bytes, len_bytes, error)) {
+        return false;
+    }
+    if (raw) {
+        g_byte_array_append(raw, bytes, (guint)len_bytes);
+    }
+    return qcow2_header_decode(bytes, len_bytes, ret, error);
 }
 
 Qcow2Image *qcow2_image_open(Qcow2Io *file, GError **error)
@@ -30,7 +34,7 @@ Qcow2Image *qcow2_image_open(Qcow2Io *file, GError **error)
 
     image->kind = QCOW2_IMAGE_QCOW2;
     image->file = qcow2_io_ref(file);
-    if (!read_header(image, error)) {
+    if (!qcow2_image_read_header(file, &image->header, NULL, error)) {
         return NULL;
     }
     image->size = image->header.size;

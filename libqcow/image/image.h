@@ -31,13 +31,19 @@ Qcow2Image *qcow2_image_open_raw(Qcow2Io *file, uint64_t offset, uint64_t size, 
 void qcow2_image_free(Qcow2Image *image);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Image, qcow2_image_free)
 
+/**
+ * qcow2_image_read_header: reads and decodes the header of a file as it is now.
+ * @raw: NULL, or gets the bytes of the header's cluster appended
+ */
+bool qcow2_image_read_header(Qcow2Io *file, Qcow2Header *ret, GByteArray *raw, GError **error);
+
 /** qcow2_image_attach_data: the external data file; takes a reference. */
 void qcow2_image_attach_data(Qcow2Image *image, Qcow2Io *data);
 
 /** qcow2_image_needs_data_file: a data file is recorded and not attached yet. */
 bool qcow2_image_needs_data_file(const Qcow2Image *image);
 
-/** qcow2_image_cluster_size: the smallest unit in which this image says where its data is; bytes. */
+/** qcow2_image_unit: the smallest unit in which this image says where its data is; bytes. */
 uint64_t qcow2_image_unit(const Qcow2Image *image);
 
 /** qcow2_image_load_snapshots: reads the snapshot table once; a raw image has an empty one. */

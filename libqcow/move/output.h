@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A new file appears under its name only when it is complete and flushed. */
+#ifndef QCOW2_MOVE_OUTPUT_H
+#define QCOW2_MOVE_OUTPUT_H
+
+#include "io/io.h"
+
+typedef struct Qcow2Output Qcow2Output;
+
+/**
+ * qcow2_output_new:
+ * @path: where the file shall appear; a link is followed
+ * @overwrite: an existing regular file may be replaced; otherwise it is an error
+ *
+ * Makes ".NAME.qcow-XXXXXX" in the same folder. Replacing keeps mode, owner, ACL and security label of the
+ * old file, and refuses one that a VM has locked.
+ *
+ * Errors: QCOW2_ERROR_EXISTS, _IN_USE, _NOT_FOUND (the folder), _NO_SPACE, _IO.
+ */
+Qcow2Output *qcow2_output_new(const char *path, bool overwrite, Qcow2Cache cache, GError **error);
+
+/** qcow2_output_io: where to write; owned by the output. */
+Qcow2Io *qcow2_output_io(Qcow2Output *output);
+
+/** qcow2_output_publish: flushes the file, renames it, flushes the folder (cache unsafe: renames only). */
+bool qcow2_output_publish(Qcow2Output *output, GError **error);
+
+/** qcow2_output_free: removes the temporary file unless it was published. */
+void qcow2_output_free(Qcow2Output *output);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Output, qcow2_output_free)
+
+#endif
