@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tool-argv.h"
+
+#include <string.h>
+
+static const GOptionEntry *find_letter(const GArray *entries, char letter)
+{
+    for (guint i = 0; i < entries->len; i++) {
+        const GOptionEntry *entry = &g_array_index(entries, GOptionEntry, i);
+        if (entry->short_name == letter) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+static const GOptionEntry *find_long(const GArray *entries, const char *name)
+{
+    for (guint i = 0; i < entries->len; i++) {
+        const GOptionEntry *entry = &g_array_index(entries, GOptionEntry, i);
+        if (strcmp(entry->long_name, name) == 0) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+/* Bytes of @word up to and with the first letter that wants a value; all of it when none does. */
+static size_t letters_len(const char *word, const GArray *entries, bool *ret_wants_value)
+{
+    size_t len = strlen(word);
+
+    for (size_t i = 1; i < len; i++) {
+        const GOptionEntry *entry = find_letter(entries, word[i]);
+        if (entry && entry->arg != G_OPTION_ARG_NONE) {
+            *ret_wants_value = true;
+            return i + 1;
+        }
+    }
+    *ret_wants_value = false;
+    return len;
+}
+
+char **tool_split_letters(char **argv, const GArray *entries)
+{
+    g_autoptr(GStrvBuilder) words = g_strv_builder_new();
+    bool is_value = true;             /* argv[0] is no option */
+    bool options_end = false;
+
+    for (; *argv; argv++) {
+        const char *word = *argv;
+
+        if (is_value || options_end || word[0] != '-' || !word[1]) {
+            g_strv_builder_add(words, word);
+            is_value = false;
+        } else if (word[1] == '-') {
+            const GOptionEntry *entry = find_long(entries, word + 2);
+            g_strv_builder_add(words, word);
+            options_end = !word[2];
+            is_value = entry && entry->arg != G_OPTION_ARG_NONE;
+        } else {
+            size_t len = letters_len(word, entries, &is_value);
+            g_autofree char *letters = g_strndup(word, len);
+            g_strv_builder_add(words, letters);
+            if (word[len]) {
+                g_strv_builder_add(words, word + len);
+                is_value = false;
+            }
+        }
+    }
+    return g_strv_builder_end(words);
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Command lines as getopt reads them. */
+#ifndef TOOL_ARGV_H
+#define TOOL_ARGV_H
+
+#include <glib.h>
+#include <stdbool.h>
+
+/**
+ * tool_split_letters:
+ * @entries: a GOptionEntry array
+ *
+ * GOption wants "-f qcow2"; getopt, and so scripts made for qemu-img, also accept "-fqcow2" and
+ * "-pfqcow2". Returns a copy of @argv in which such words are two; free it with g_strfreev().
+ */
+char **tool_split_letters(char **argv, const GArray *entries);
+
+#endif

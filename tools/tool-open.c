@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Images and states, opened as the shared options say. */
+#include <string.h>
+
+#include "tool-output.h"
+
+static void warn(const char *message, void *data)
+{
+    tool_warn(data, message);
+}
+
+Qcow2Chain *tool_open(const Tool *tool, const char *image, const char *format, GError **error)
+{
+    const Qcow2OpenOptions options = {
+        .format = format,
+        .force_share = tool->force_share,
+        .untrusted = tool->untrusted,
+        .image_opts = tool->image_opts,
+        .cache = tool->source_cache,
+        .n_threads = tool->n_threads,
+        .warn = warn,
+        .warn_data = (void *)tool,
+    };
+
+    return qcow2_chain_open(image, &options, error);
+}
+
+char *tool_snapshot_name(const char *text, GError **error)
+{
+    static const char id_key[] = "snapshot.id=", name_key[] = "snapshot.name=";
+
+    if (!g_str_has_prefix(text, "snapshot.")) {
+        return g_strdup(text);
+    }
+    if (g_str_has_prefix(text, id_key) && !strchr(text, ',')) {
+        return g_strconcat("id:", text + strlen(id_key), NULL);
+    }
+    if (g_str_has_prefix(text, name_key)) {
+        /* A comma inside a name is doubled, as in all of QEMU's option lists. */
+        g_auto(GStrv) parts = g_strsplit(text + strlen(name_key), ",,", -1);
+        g_autofree char *name = g_strjoinv(",", parts);
+        return g_strconcat("name:", name, NULL);
+    }
+    g_set_error(error, QCOW2_ERROR, QCOW2_ERROR_INVALID,
+                "Failed in parsing snapshot param '%s': expecting snapshot.id=ID or snapshot.name=NAME",
+                text);
+    return NULL;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the commands share: a Tool is one run of a command, with its options and its way to speak. */
+#ifndef TOOL_H
+#define TOOL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "libqcow2.h"
+#include "tool-command.h"
+
+typedef struct Tool {
+    const ToolCommand *command;
+    char **arguments;             /* what is left after the options; NULL-terminated */
+    unsigned n_arguments;
+
+    /* The shared options. */
+    char *format;
+    gboolean image_opts, force_share, untrusted, quiet, progress, no_reflink;
+    bool json;                    /* --output=json */
+    Qcow2Cache source_cache, target_cache;
+    uint64_t rate;                /* bytes a second, 0: no limit */
+    unsigned n_threads;           /* 0: as many as the processors */
+
+    /* Option texts as given; tool_start() reads them. */
+    char *cache_texts[2];         /* -T, -t */
+    char *rate_text, *threads_text, *output_text, *generate;
+    char **objects;
+    gboolean help, version;
+} Tool;
+
+void tool_clear(Tool *tool);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Tool, tool_clear)
+
+/**
+ * tool_start:
+ * @tool: all zero
+ *
+ * Parses the command line. Does not return for --help, --version, --generate and wrong usage.
+ */
+void tool_start(Tool *tool, const ToolCommand *command, int argc, char **argv);
+
+/** tool_usage: ends the process for wrong usage, with a hint to --help. */
+void tool_usage(const Tool *tool, const char *format, ...) G_GNUC_PRINTF(2, 3) G_GNUC_NORETURN;
+
+/**
+ * tool_open:
+ * @format: NULL to probe
+ *
+ * Opens an image as the shared options say; the library's warnings go to standard error.
+ */
+Qcow2Chain *tool_open(const Tool *tool, const char *image, const char *format, GError **error);
+
+/**
+ * tool_snapshot_name:
+ * @text: of -l: "snapshot.id=ID", "snapshot.name=NAME" as qemu-img takes them, or a state
+ *
+ * Returns: a name for qcow2_state_open(); NULL with an error for an unknown key.
+ */
+char *tool_snapshot_name(const char *text, GError **error);
+
+/** tool_join_options: the values of a repeated -o as one; NULL when there are none. */
+char *tool_join_options(char **values);
+
+#endif
