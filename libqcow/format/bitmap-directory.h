@@ -15,7 +15,7 @@ typedef struct Qcow2BitmapEntry {
     uint32_t table_entries;
     uint32_t flags;
     unsigned granularity_bits;
-    uint32_t extra_data_len;
+    uint32_t extra_data_len;  /* unknown data: without the compatible flag the bitmap must not be used */
 } Qcow2BitmapEntry;
 
 /**

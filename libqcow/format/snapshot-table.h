@@ -5,6 +5,9 @@
 
 #include "format/header.h"
 
+#define QCOW2_MAX_SNAPSHOT_EXTRA 1024u                       /* bytes of extra data in an entry */
+#define QCOW2_MAX_SNAPSHOT_TABLE_BYTES (UINT64_C(64) << 20)
+
 /** A snapshot table entry, decoded; the whole raw entry stays with it, unknown extra data included. */
 typedef struct Qcow2SnapshotEntry {
     Qcow2Snapshot info;       /* its strings point into this entry */
@@ -12,7 +15,8 @@ typedef struct Qcow2SnapshotEntry {
     size_t id_len, name_len;
     uint64_t l1_offset;
     uint32_t l1_entries;
-    bool has_disk_size;       /* false: version 2 without extra data; info.disk_size is the image's size */
+    bool has_disk_size;       /* false: too little extra data, which version 3 forbids and QEMU reads;
+                               * info.disk_size is the image's size then */
     GBytes *raw;              /* the entry as it stands in the file, without padding */
 } Qcow2SnapshotEntry;
 
@@ -25,9 +29,19 @@ typedef struct Qcow2SnapshotEntry {
 #define QCOW2_SNAPSHOT_FIXED 40u
 bool qcow2_snapshot_entry_len(const uint8_t *bytes, size_t *ret_len, GError **error);
 
-/** qcow2_snapshot_entry_decode: @bytes holds the whole entry. Errors: QCOW2_ERROR_CORRUPT. */
+/**
+ * qcow2_snapshot_entry_decode:
+ * @bytes: the whole entry, its padding may be missing
+ *
+ * What only the snapshot's user relies on is not checked, so that a table with one bad entry can be listed.
+ *
+ * Errors: QCOW2_ERROR_CORRUPT.
+ */
 bool qcow2_snapshot_entry_decode(const Qcow2Header *header, const uint8_t *bytes, size_t len_bytes,
                                  Qcow2SnapshotEntry *ret, GError **error);
 void qcow2_snapshot_entry_clear(Qcow2SnapshotEntry *entry);
+
+/** qcow2_snapshot_entry_check: whether the snapshot can be read: L1 table and size are in QEMU's limits. */
+bool qcow2_snapshot_entry_check(const Qcow2Header *header, const Qcow2SnapshotEntry *entry, GError **error);
 
 #endif
