@@ -76,7 +76,8 @@ typedef struct Qcow2Record {
 } Qcow2Record;
 
 /**
- * qcow2_io_recorder_new: passes all calls on to @below and keeps a list of what changes it.
+ * qcow2_io_recorder_new: passes all calls on to @below and keeps a list of what changes it; takes a
+ * reference of its own to @below, as the two below do.
  * Kernel copies are reported as impossible, so that every byte goes through write().
  */
 Qcow2Io *qcow2_io_recorder_new(Qcow2Io *below);
@@ -84,7 +85,10 @@ Qcow2Io *qcow2_io_recorder_new(Qcow2Io *below);
 /** qcow2_io_recorder_get: the records so far, of type Qcow2Record; valid until the next call. */
 const GArray *qcow2_io_recorder_get(Qcow2Io *io);
 
-/** qcow2_io_trace_new: passes all calls on, and prints one JSON line to @fd for each write and flush. */
+/**
+ * qcow2_io_trace_new: passes all calls on, and prints one JSON line to @fd for each that changes something
+ * or flushes. @fd is borrowed.
+ */
 Qcow2Io *qcow2_io_trace_new(Qcow2Io *below, int fd);
 
 typedef enum {
