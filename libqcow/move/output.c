@@ -230,13 +230,8 @@ static bool hold_what_is_there(Qcow2Output *output, bool *ret_exists, GError **e
     struct stat status;
 
     *ret_exists = lstat(output->target, &status) == 0;
-    if (!*ret_exists) {
-        return true;
-    }
-    if (!output->overwrite) {
-        return fail_exists(error);
-    }
-    return check_type(status.st_mode, error) && (is_old(output, &status) || hold_old(output, error));
+    return !*ret_exists
+        || (check_type(status.st_mode, error) && (is_old(output, &status) || hold_old(output, error)));
 }
 
 static bool take_over_access(Qcow2Output *output, GError **error)
@@ -250,6 +245,9 @@ static bool take_name(Qcow2Output *output, GError **error)
 {
     bool exists;
 
+    if (!output->overwrite) {
+        return rename_to_free_name(output, error);
+    }
     return hold_what_is_there(output, &exists, error) && take_over_access(output, error)
         && (exists ? rename_over(output, error) : rename_to_free_name(output, error));
 }
