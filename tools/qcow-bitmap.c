@@ -86,15 +86,6 @@ static bool print_json(const Tool *tool, const Qcow2ImageInfo *info)
     return tool_print_json(tool, g_variant_builder_end(&array));
 }
 
-/* Bitmaps that a program without bitmaps left behind are none, for QEMU and for us. */
-static void drop_inconsistent(const Tool *tool, Qcow2ImageInfo *info)
-{
-    if (info->n_bitmaps && !info->bitmaps_consistent) {
-        tool_warn(tool, "a program that knows no bitmaps changed the image: none of them is valid any more");
-        info->n_bitmaps = 0;
-    }
-}
-
 static bool load(Qcow2Chain *chain, Qcow2ImageInfo *ret_info, GError **error)
 {
     return qcow2_chain_load_bitmap_counts(chain, 0, error)
@@ -113,7 +104,6 @@ int main(int argc, char **argv)
     if (!chain || !load(chain, &info, &error)) {
         return tool_fail(&tool, image, error);
     }
-    drop_inconsistent(&tool, &info);
     if (!tool.json) {
         print_table(&info);
     } else if (!print_json(&tool, &info)) {

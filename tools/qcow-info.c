@@ -25,8 +25,7 @@ static const ToolCommand command = {
         "of its backing file. Reads the header and the tables that it names, and changes nothing.",
     .notes = (const char *const[]) {
         "The output is that of qemu-img info, in both forms. JSON has further keys under \"qcow\": the "
-        "version of the header, how the format was found, whether the bitmaps can be believed, and the "
-        "disk size of each snapshot.",
+        "version of the header, how the format was found, and the disk size of each snapshot.",
         NULL,
     },
     .entries = entries,

@@ -108,8 +108,7 @@ static GVariant *format_specific(const Qcow2ImageInfo *info, NameFunc make_name)
     if (v3) {
         tool_json_add_bool(&object, "lazy-refcounts", info->lazy_refcounts);
     }
-    /* Bitmaps that nothing vouches for do not exist for QEMU. */
-    if (v3 && info->n_bitmaps && info->bitmaps_consistent) {
+    if (info->n_bitmaps) {
         tool_json_add(&object, "bitmaps", bitmaps_to_json(info, make_name));
     }
     tool_json_add_uint(&object, "refcount-bits", info->refcount_bits);
@@ -168,6 +167,17 @@ static void print_tree(GVariant *tree, int level)
     }
 }
 
+/* QEMU counts disks in sectors: a file that ends inside one reads as zeros up to the sector's end. */
+static uint64_t whole_sectors(uint64_t bytes)
+{
+    return (bytes + 511) / 512 * 512;
+}
+
+static uint64_t virtual_size(const Qcow2ImageInfo *info)
+{
+    return info->version ? info->virtual_size : whole_sectors(info->virtual_size);
+}
+
 static void print_size(const char *label, uint64_t bytes)
 {
     g_autofree char *text = qcow2_format_size(bytes);
@@ -204,7 +214,7 @@ static void print_backing(const Qcow2ImageInfo *info)
 static void print_child(const Qcow2ImageInfo *info, const char *filename)
 {
     printf("Child node '/file':\n    filename: %s\n    protocol type: %s\n", filename, info->protocol);
-    print_size("    file length", info->file_length);
+    print_size("    file length", whole_sectors(info->file_length));
     print_actual_size("    ", info);
 }
 
@@ -213,7 +223,7 @@ void tool_print_image(const Qcow2ImageInfo *info)
     g_autofree char *filename = qcow2_escape_name(info->filename, -1);
 
     printf("image: %s\nfile format: %s\n", filename, info->format);
-    print_size("virtual size", info->virtual_size);
+    print_size("virtual size", virtual_size(info));
     print_actual_size("", info);
     if (info->encrypted) {
         printf("encrypted: yes\n");
@@ -267,7 +277,7 @@ static GVariant *children_to_json(const Qcow2ImageInfo *info)
     GVariantBuilder node = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
 
     tool_json_add(&node, "children", g_variant_new_array(G_VARIANT_TYPE_VARDICT, NULL, 0));
-    tool_json_add_uint(&node, "virtual-size", info->file_length);
+    tool_json_add_uint(&node, "virtual-size", whole_sectors(info->file_length));
     tool_json_add_string(&node, "filename", info->filename);
     tool_json_add_string(&node, "format", info->protocol);
     add_actual_size(&node, info);
@@ -306,9 +316,6 @@ static GVariant *additions_to_json(const Qcow2ImageInfo *info)
         tool_json_add_uint(&object, "version", info->version);
         tool_json_add(&object, "snapshots", snapshot_sizes_to_json(info));
     }
-    if (info->n_bitmaps) {
-        tool_json_add_bool(&object, "bitmaps-consistent", info->bitmaps_consistent);
-    }
     return g_variant_builder_end(&object);
 }
 
@@ -323,7 +330,7 @@ GVariant *tool_image_to_json(const Qcow2ImageInfo *info)
     if (info->n_snapshots) {
         tool_json_add(&object, "snapshots", tool_snapshots_to_json(info));
     }
-    tool_json_add_uint(&object, "virtual-size", info->virtual_size);
+    tool_json_add_uint(&object, "virtual-size", virtual_size(info));
     tool_json_add_string(&object, "filename", info->filename);
     if (info->cluster_size) {
         tool_json_add_uint(&object, "cluster-size", info->cluster_size);

@@ -40,7 +40,7 @@ static void put_heading(const char *heading)
 {
     g_autofree char *upper = g_ascii_strup(heading, -1);
 
-    put_line(".SH \"", upper, "\"\n");
+    put_line(".SH ", upper, "\n");
 }
 
 static void put_options(const ToolCommand *command, ToolSection section)
@@ -51,7 +51,7 @@ static void put_options(const ToolCommand *command, ToolSection section)
         return;
     }
     if (section != TOOL_SECTION_OWN) {
-        put_line(".SS \"", tool_section_heading(section), "\"\n");
+        put_line(".SS ", tool_section_heading(section), "\n");
     }
     for (guint i = 0; i < entries->len; i++) {
         const GOptionEntry *entry = &g_array_index(entries, GOptionEntry, i);
