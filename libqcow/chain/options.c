@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Image names with structure: json: objects and --image-opts, both as flat keys and strings. */
 #include "chain/place.h"
+#include "util/comma.h"
 #include "util/error.h"
 #include "util/json.h"
 
@@ -47,32 +48,12 @@ GHashTable *qcow2_flatten_json(const char *text, GError **error)
     return object && flatten(options, "", object, error) ? g_steal_pointer(&options) : NULL;
 }
 
-/* The text up to a single comma; doubled ones stand for themselves. Moves @text behind the comma. */
-static char *next_option(const char **text)
-{
-    GString *option = g_string_new(NULL);
-    const char *p = *text;
-
-    for (; *p; p++) {
-        if (*p == ',') {
-            if (p[1] != ',') {
-                p++;
-                break;
-            }
-            p++;
-        }
-        g_string_append_c(option, *p);
-    }
-    *text = p;
-    return g_string_free(option, FALSE);
-}
-
 GHashTable *qcow2_flatten_image_opts(const char *text, GError **error)
 {
     g_autoptr(GHashTable) options = new_options();
 
-    while (*text) {
-        g_autofree char *option = next_option(&text);
+    while (text && *text) {
+        g_autofree char *option = qcow2_next_word(&text);
         char *value = strchr(option, '=');
         if (!value || value == option) {
             qcow2_fail(error, QCOW2_ERROR_INVALID, "image options: expected KEY=VALUE, found '%s'", option);
