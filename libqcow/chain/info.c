@@ -87,13 +87,19 @@ bool qcow2_chain_load_bitmap_counts(Qcow2Chain *chain, unsigned index, GError **
     return true;
 }
 
-/* The name of the layer below as QEMU prints it: relative names are joined with the image's folder. */
+/*
+ * The name of the layer below as QEMU prints it: paths are joined with the image's folder, names with a
+ * protocol stay. NULL when there is no such folder.
+ */
 static const char *full_backing_name(Qcow2Layer *layer)
 {
+    const char *name = layer->image->header.backing_name;
+
     if (!layer->full_backing_name) {
         g_autoptr(Qcow2Place) place = qcow2_backing_place(layer, NULL);
-        layer->full_backing_name = g_strdup(place && place->kind == QCOW2_PLACE_FILE && strcmp(place->shown, place->target) == 0
-                                            ? place->target : layer->image->header.backing_name);
+        bool has_protocol = g_str_has_prefix(name, "json:") || g_str_has_prefix(name, "file:")
+                         || (place && place->kind == QCOW2_PLACE_NBD);
+        layer->full_backing_name = g_strdup(has_protocol ? name : place ? place->target : NULL);
     }
     return layer->full_backing_name;
 }

@@ -92,7 +92,9 @@ static Qcow2Place *place_of_json(const char *name, const char *folder, GError **
     g_autoptr(GHashTable) options = qcow2_flatten_json(name + strlen("json:"), error);
     Qcow2Place *place = options ? qcow2_place_of_options(options, "", folder, error) : NULL;
 
-    if (place) {
+    /* QEMU shows the object when a plain name would not say all of it. */
+    if (place && (place->raw_offset || place->raw_size != UINT64_MAX || place->no_backing || place->backing
+                  || place->data_file)) {
         g_free(place->shown);
         place->shown = g_strdup(name);
     }

@@ -11,25 +11,24 @@ setup_file() {
     make_zoo
 }
 
-# QEMU 7.2 does not show the nodes below an image.
-drop_children() {
-    if (($(qemu_major) < 10)); then
-        jq 'walk(if type == "object" then del(.children) else . end)'
-    else
-        cat
-    fi
+# What the QEMU under test can say too. Names of NBD exports are shown as they were given, where QEMU
+# leaves the slash of an empty export name out.
+known_to_qemu() {
+    local drop='.qcow'
+    (($(qemu_major) >= 10)) || drop+=', .children, .["detached-header"]'
+    jq "walk(if type == \"object\" then del($drop)
+        elif type == \"string\" then sub(\"^nbd[+]unix:///[?]\"; \"nbd+unix://?\") else . end)"
 }
 
 same_json_as_qemu() {
     local ours theirs
-    ours=$(qcow-info --output=json "$@" | jq 'walk(if type == "object" then del(.qcow) else . end)' |
-        drop_children) || return
+    ours=$(qcow-info --output=json "$@" | known_to_qemu) || return
     theirs=$(qemu-img info --output=json "$@") || return
     assert_same_json "$ours" "$theirs"
 }
 
 same_text_as_qemu() {
-    diff -u <(qemu-img info "$@") <(qcow-info "$@") >&2
+    diff -u <(qemu-img info "$@") <(qcow-info "$@" | sed 's|nbd+unix:///?|nbd+unix://?|') >&2
 }
 
 @test "info: JSON has the keys and values of qemu-img for images of every shape" {
