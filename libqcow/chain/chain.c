@@ -206,10 +206,11 @@ bool qcow2_chain_open_data(Qcow2Chain *chain, unsigned index, GError **error)
         return true;
     }
     g_autoptr(Qcow2Io) data = qcow2_layer_find_data(layer, &chain->options, error);
-    if (!data) {
+    if (!data || !qcow2_io_identify(data, &layer->data_identity, error)) {
         g_prefix_error(error, "'%s': ", layer->place->shown);
         return false;
     }
+    layer->has_data_identity = true;
     qcow2_image_attach_data(layer->image, data);
     return true;
 }

@@ -15,8 +15,9 @@ typedef struct Qcow2Layer {
     Qcow2Image *image;
     Qcow2Place *place;
     bool format_was_probed;
-    bool is_named_once;               /* its identity was compared with those of the layers above */
     Qcow2IoIdentity identity;         /* as it was when it was opened */
+    bool has_data_identity;           /* a data file is open: */
+    Qcow2IoIdentity data_identity;
     /* For qcow2_chain_get_info(); filled when asked. */
     char *full_backing_name;
     GArray *snapshot_infos;           /* Qcow2Snapshot, whose strings belong to snapshot_entries */

@@ -89,6 +89,7 @@ typedef struct Qcow2Header {
  */
 bool qcow2_header_decode(const uint8_t *bytes, size_t len_bytes, Qcow2Header *ret, GError **error);
 void qcow2_header_clear(Qcow2Header *header);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2Header, qcow2_header_clear)
 
 /** qcow2_header_cluster_size: how many bytes to read for the whole header: the cluster size, checked. */
 bool qcow2_header_cluster_size(const uint8_t *bytes, size_t len_bytes, uint64_t *ret_size, GError **error);

@@ -56,7 +56,7 @@ static bool ensure_room(uint8_t **buffer, size_t *room, size_t needed, GError **
     return true;
 }
 
-static Qcow2Codec *codec_of(Qcow2Reader *reader, Qcow2Compression type)
+Qcow2Codec *qcow2_reader_codec(Qcow2Reader *reader, Qcow2Compression type)
 {
     if (!reader->codecs[type]) {
         reader->codecs[type] = qcow2_codec_new(type);
@@ -78,7 +78,7 @@ static bool load_cluster(Qcow2Reader *reader, Qcow2Image *image, const Qcow2Exte
         || !qcow2_io_read(image->data, extent->host_offset, reader->stream, extent->stream_len, error)) {
         return false;
     }
-    if (!qcow2_codec_decompress(codec_of(reader, image->header.compression), reader->stream, extent->stream_len,
+    if (!qcow2_codec_decompress(qcow2_reader_codec(reader, image->header.compression), reader->stream, extent->stream_len,
                                 reader->cluster, cluster_size, &reader->cached_used, error)) {
         g_prefix_error(error, "guest offset 0x%" PRIx64 ": compressed cluster at 0x%" PRIx64 ": ",
                        qcow2_align_down(extent->guest_offset, cluster_size), extent->host_offset);

@@ -34,7 +34,10 @@ bool qcow2_reader_read(Qcow2Reader *reader, Qcow2Image *image, const Qcow2Extent
 const uint8_t *qcow2_reader_stream(Qcow2Reader *reader, Qcow2Image *image, const Qcow2Extent *extent,
                                    size_t *ret_len, GError **error);
 
-/** qcow2_reader_check_key: guest data of an encrypted image needs a key. */
+/** qcow2_reader_codec: this reader's codec of a type, for compressing too; owned by the reader. */
+Qcow2Codec *qcow2_reader_codec(Qcow2Reader *reader, Qcow2Compression type);
+
+/** qcow2_image_check_readable: guest data of an encrypted image needs a key. */
 bool qcow2_image_check_readable(const Qcow2Image *image, GError **error);
 
 #endif

@@ -68,6 +68,15 @@ bool qcow2_io_write(Qcow2Io *io, uint64_t offset, const void *buffer, size_t len
     return true;
 }
 
+bool qcow2_io_write_named(Qcow2Io *io, uint64_t offset, const void *buffer, size_t len_bytes, GError **error)
+{
+    if (!qcow2_io_write(io, offset, buffer, len_bytes, error)) {
+        g_prefix_error(error, "'%s': ", io->name);
+        return false;
+    }
+    return true;
+}
+
 bool qcow2_io_flush(Qcow2Io *io, GError **error)
 {
     if (!io->writable) {

@@ -78,6 +78,9 @@ bool qcow2_io_read(Qcow2Io *io, uint64_t offset, void *buffer, size_t len_bytes,
 bool qcow2_io_write(Qcow2Io *io, uint64_t offset, const void *buffer, size_t len_bytes, GError **error);
 bool qcow2_io_flush(Qcow2Io *io, GError **error);
 
+/** qcow2_io_write_named: the same; errors begin with the name of the place, for callers that know no better one. */
+bool qcow2_io_write_named(Qcow2Io *io, uint64_t offset, const void *buffer, size_t len_bytes, GError **error);
+
 /** qcow2_io_get_size: the size now; a growing file is asked each time. */
 bool qcow2_io_get_size(Qcow2Io *io, uint64_t *ret_size, GError **error);
 bool qcow2_io_truncate(Qcow2Io *io, uint64_t size, GError **error);

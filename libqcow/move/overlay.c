@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "move/overlay.h"
+
+#include "format/l2.h"
+#include "move/cluster-runs.h"
+#include "move/streams.h"
+#include "util/bits.h"
+#include "util/error.h"
+#include "util/progress.h"
+
+/* Runs wait for the streams before them, so that entries come in guest order; this bounds what waits. */
+#define BATCH_STREAM_BYTES (UINT64_C(16) << 20)
+
+#define BUFFER_SIZE (UINT64_C(128) << 10)
+
+struct Qcow2Overlay {
+    Qcow2State *state;
+    Qcow2OverlayOptions options;
+    Qcow2Progress *progress;
+    Qcow2NewImage *image;
+    Qcow2RunRules rules;
+    bool has_streams;
+    Qcow2ReaderPool *readers;
+    Qcow2Mover *mover;            /* made with the first window, when the target is known */
+    GArray *runs;                 /* Qcow2ClusterRun: waiting */
+    GArray *streams;              /* Qcow2Stream: of the waiting runs, in order */
+    Qcow2OverlayStats stats;
+};
+
+uint64_t qcow2_overlay_unit(const Qcow2Header *header)
+{
+    return header->layout.subcluster_size;
+}
+
+Qcow2Overlay *qcow2_overlay_new(Qcow2State *state, Qcow2Header *header, const Qcow2OverlayOptions *options,
+                                Qcow2Progress *progress, GError **error)
+{
+    Qcow2Compression compression = header->compression;
+    Qcow2NewImage *image = qcow2_new_image_new(header, error);
+
+    if (!image) {
+        return NULL;
+    }
+    Qcow2Overlay *overlay = g_new0(Qcow2Overlay, 1);
+    overlay->state = state;
+    overlay->options = *options;
+    overlay->progress = progress;
+    overlay->image = image;
+    overlay->rules = (Qcow2RunRules) { state, qcow2_new_image_layout(image), compression, options->compress };
+    overlay->readers = qcow2_reader_pool_new();
+    overlay->runs = g_array_new(FALSE, FALSE, sizeof(Qcow2ClusterRun));
+    overlay->streams = g_array_new(FALSE, TRUE, sizeof(Qcow2Stream));
+    return overlay;
+}
+
+void qcow2_overlay_free(Qcow2Overlay *overlay)
+{
+    if (!overlay) {
+        return;
+    }
+    qcow2_mover_free(overlay->mover);
+    qcow2_new_image_free(overlay->image);
+    qcow2_reader_pool_free(overlay->readers);
+    qcow2_streams_clear(overlay->streams);
+    g_array_unref(overlay->streams);
+    g_array_unref(overlay->runs);
+    g_free(overlay);
+}
+
+bool qcow2_overlay_has_streams(const Qcow2Overlay *overlay)
+{
+    return overlay->has_streams;
+}
+
+Qcow2OverlayStats qcow2_overlay_get_stats(const Qcow2Overlay *overlay)
+{
+    Qcow2OverlayStats stats = overlay->stats;
+
+    if (overlay->mover) {
+        stats.moved = qcow2_mover_get_stats(overlay->mover);
+    }
+    return stats;
+}
+
+/* ---- Counting ---------------------------------------------------------------------------------- */
+
+void qcow2_overlay_expect(Qcow2Overlay *overlay, const GArray *extents)
+{
+    Qcow2RunCursor cursor = { 0 };
+    Qcow2ClusterRun run;
+
+    while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
+        uint64_t n_data = run.kind == QCOW2_RUN_ZERO ? 0 : run.n_clusters;
+        qcow2_new_image_expect(overlay->image, run.first_cluster, run.n_clusters, n_data);
+        overlay->has_streams |= run.kind == QCOW2_RUN_STREAM;
+        overlay->stats.bytes += run.guest_end - run.guest_start;
+        if (n_data > 0) {
+            qcow2_progress_expect(overlay->progress, run.guest_end - run.guest_start);
+        }
+    }
+}
+
+bool qcow2_overlay_lay_out(Qcow2Overlay *overlay, GError **error)
+{
+    return qcow2_new_image_lay_out(overlay->image, error);
+}
+
+/* ---- Entries ----------------------------------------------------------------------------------- */
+
+static uint64_t bitmap_of(const Qcow2Overlay *overlay, const Qcow2ClusterRun *run)
+{
+    return overlay->rules.layout->extended_l2 ? (uint64_t)run->zero_mask << 32 | run->data_mask : 0;
+}
+
+static bool map_zero(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, GError **error)
+{
+    uint64_t raw = overlay->rules.layout->extended_l2 ? 0 : L2E_ZERO;
+
+    overlay->stats.zero_clusters += run->n_clusters;
+    return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters, raw, bitmap_of(overlay, run), 0,
+                               error);
+}
+
+static bool map_data(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, uint64_t *ret_host_offset,
+                     GError **error)
+{
+    *ret_host_offset = qcow2_new_image_take(overlay->image, run->n_clusters);
+    overlay->stats.data_clusters += run->n_clusters;
+    return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters, *ret_host_offset | L2E_COPIED,
+                               bitmap_of(overlay, run), overlay->rules.layout->cluster_size, error);
+}
+
+static bool write_stream(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, const Qcow2Stream *stream, GError **error)
+{
+    const Qcow2Layout *layout = overlay->rules.layout;
+    Qcow2ClusterRun run = { .first_cluster = cluster, .n_clusters = 1, .data_mask = UINT32_MAX };
+    uint64_t host_offset, raw;
+
+    if (stream->compressed) {
+        host_offset = qcow2_new_image_take_stream(overlay->image, stream->len_bytes);
+        if (!qcow2_l2_encode_compressed(layout, host_offset, stream->len_bytes, &raw)) {
+            return qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s': a compressed cluster at 0x%" PRIx64 " is past what an entry"
+                              " can name: choose other clusters", io->name, host_offset);
+        }
+        overlay->stats.compressed_clusters++;
+        overlay->stats.bytes_passed_through += stream->pass_through ? stream->len_bytes : 0;
+        if (!qcow2_new_image_map(overlay->image, io, cluster, 1, raw, 0, 0, error)) {
+            return false;
+        }
+    } else if (!map_data(overlay, io, &run, &host_offset, error)) {
+        return false;
+    }
+    return qcow2_io_write_named(io, host_offset, stream->bytes, stream->len_bytes, error)
+        && qcow2_progress_advance(overlay->progress, stream->guest_end - stream->guest_start, error);
+}
+
+/* ---- Windows into a file ----------------------------------------------------------------------- */
+
+static Qcow2Extent slice_of_run(const Qcow2ClusterRun *run, const Qcow2Extent *extent)
+{
+    return qcow2_extent_slice(extent, MAX(extent->guest_offset, run->guest_start),
+                              MIN(qcow2_extent_end(extent), run->guest_end));
+}
+
+/* What reads as zeros is a hole of the new file already. */
+static bool move_run(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, const GArray *extents, uint64_t host_offset,
+                     GError **error)
+{
+    uint64_t base = run->first_cluster << overlay->rules.layout->cluster_bits;
+
+    for (guint i = run->first_extent; i < extents->len; i++) {
+        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+        if (extent->guest_offset >= run->guest_end) {
+            break;
+        }
+        Qcow2Extent slice = slice_of_run(run, extent);
+        if (extent->kind == QCOW2_EXTENT_ZERO || extent->kind == QCOW2_EXTENT_UNALLOCATED) {
+            if (!qcow2_progress_advance(overlay->progress, slice.len_bytes, error)) {
+                return false;
+            }
+        } else if (!qcow2_mover_add(overlay->mover, &slice, host_offset + (slice.guest_offset - base), error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void queue_streams(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, const GArray *extents)
+{
+    uint64_t cluster_size = overlay->rules.layout->cluster_size;
+
+    for (uint64_t start = run->guest_start; start < run->guest_end; start += cluster_size) {
+        Qcow2Stream stream = {
+            .guest_start = start,
+            .guest_end = MIN(start + cluster_size, run->guest_end),
+            .extents = extents,
+            .first_extent = run->first_extent,
+            .pass_through = run->pass_through,
+        };
+        g_array_append_val(overlay->streams, stream);
+    }
+}
+
+static bool write_waiting_run(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, const GArray *extents,
+                              guint *stream, GError **error)
+{
+    uint64_t host_offset;
+
+    switch (run->kind) {
+    case QCOW2_RUN_ZERO:
+        return map_zero(overlay, io, run, error);
+    case QCOW2_RUN_DATA:
+        return map_data(overlay, io, run, &host_offset, error) && move_run(overlay, run, extents, host_offset, error);
+    case QCOW2_RUN_STREAM:
+        for (uint64_t i = 0; i < run->n_clusters; i++) {
+            if (!write_stream(overlay, io, run->first_cluster + i, &g_array_index(overlay->streams, Qcow2Stream, *stream),
+                              error)) {
+                return false;
+            }
+            (*stream)++;
+        }
+        break;
+    }
+    return true;
+}
+
+static bool write_waiting_runs(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
+{
+    Qcow2StreamRules rules = {
+        overlay->state, overlay->rules.layout->cluster_size, overlay->rules.compression, overlay->options.n_threads,
+        overlay->readers,
+    };
+    bool ok = overlay->streams->len == 0 || qcow2_streams_make(&rules, overlay->streams, error);
+    guint stream = 0;
+
+    for (guint i = 0; ok && i < overlay->runs->len; i++) {
+        ok = write_waiting_run(overlay, io, &g_array_index(overlay->runs, Qcow2ClusterRun, i), extents, &stream, error);
+    }
+    qcow2_streams_clear(overlay->streams);
+    g_array_set_size(overlay->runs, 0);
+    return ok;
+}
+
+static Qcow2Mover *new_mover(Qcow2Overlay *overlay, Qcow2Io *io)
+{
+    Qcow2MoverOptions options = {
+        .n_threads = overlay->options.n_threads,
+        .no_reflink = overlay->options.no_reflink,
+        .source_in_use = overlay->options.source_in_use,
+    };
+
+    return qcow2_mover_new(overlay->state, io, &options, overlay->progress);
+}
+
+bool qcow2_overlay_write(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
+{
+    Qcow2RunCursor cursor = { 0 };
+    Qcow2ClusterRun run;
+
+    if (!overlay->mover) {
+        overlay->mover = new_mover(overlay, io);
+    }
+    while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
+        g_array_append_val(overlay->runs, run);
+        if (run.kind == QCOW2_RUN_STREAM) {
+            queue_streams(overlay, &run, extents);
+        }
+        if (overlay->streams->len * overlay->rules.layout->cluster_size >= BATCH_STREAM_BYTES
+            && !write_waiting_runs(overlay, io, extents, error)) {
+            return false;
+        }
+    }
+    return write_waiting_runs(overlay, io, extents, error);
+}
+
+bool qcow2_overlay_finish(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t *ret_len, GError **error)
+{
+    *ret_len = qcow2_new_image_end(overlay->image);
+    return (!overlay->mover || qcow2_mover_drain(overlay->mover, error))
+        && qcow2_new_image_end_tables(overlay->image, io, error)
+        && qcow2_new_image_write_head(overlay->image, io, false, error)
+        && qcow2_io_truncate(io, *ret_len, error);
+}
+
+/* ---- In file order ----------------------------------------------------------------------------- */
+
+bool qcow2_overlay_write_head(Qcow2Overlay *overlay, Qcow2Io *io, GError **error)
+{
+    return qcow2_new_image_write_head(overlay->image, io, true, error);
+}
+
+bool qcow2_overlay_write_tables(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
+{
+    Qcow2RunCursor cursor = { 0 };
+    Qcow2ClusterRun run;
+    uint64_t host_offset;
+
+    while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
+        bool ok = run.kind == QCOW2_RUN_ZERO ? map_zero(overlay, io, &run, error)
+                                             : map_data(overlay, io, &run, &host_offset, error);
+        if (!ok) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool qcow2_overlay_end_tables(Qcow2Overlay *overlay, Qcow2Io *io, GError **error)
+{
+    bool ok = qcow2_new_image_end_tables(overlay->image, io, error);
+
+    qcow2_new_image_restart_data(overlay->image);
+    return ok;
+}
+
+/* The bytes of one extent's part of a run, at their place; the target fills the gaps with zeros. */
+static bool write_slice(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2Extent *slice, uint64_t target_offset, uint8_t *buffer,
+                        GError **error)
+{
+    Qcow2Reader *reader = qcow2_reader_pool_take(overlay->readers);
+    bool ok = true;
+
+    for (uint64_t done = 0; ok && done < slice->len_bytes;) {
+        size_t len = MIN(BUFFER_SIZE, slice->len_bytes - done);
+        ok = qcow2_state_read_extent(overlay->state, reader, slice, slice->guest_offset + done, buffer, len, error)
+          && qcow2_io_write_named(io, target_offset + done, buffer, len, error)
+          && qcow2_progress_advance(overlay->progress, len, error);
+        done += len;
+    }
+    overlay->stats.moved.bytes_copied += slice->len_bytes;
+    qcow2_reader_pool_give(overlay->readers, reader);
+    return ok;
+}
+
+bool qcow2_overlay_write_data(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
+{
+    g_autofree uint8_t *buffer = g_malloc(BUFFER_SIZE);
+    Qcow2RunCursor cursor = { 0 };
+    Qcow2ClusterRun run;
+
+    while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
+        if (run.kind == QCOW2_RUN_ZERO) {
+            continue;
+        }
+        uint64_t host_offset = qcow2_new_image_take(overlay->image, run.n_clusters);
+        uint64_t base = run.first_cluster << overlay->rules.layout->cluster_bits;
+        for (guint i = run.first_extent; i < extents->len; i++) {
+            const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+            if (extent->guest_offset >= run.guest_end) {
+                break;
+            }
+            Qcow2Extent slice = slice_of_run(&run, extent);
+            if (!write_slice(overlay, io, &slice, host_offset + (slice.guest_offset - base), buffer, error)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+uint64_t qcow2_overlay_end(const Qcow2Overlay *overlay)
+{
+    return qcow2_new_image_end(overlay->image);
+}
