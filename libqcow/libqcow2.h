@@ -200,6 +200,7 @@ typedef struct Qcow2ImageInfo {
     uint64_t actual_size;          /* bytes allocated on the host; 0 when not known */
     bool has_actual_size;
     uint64_t file_length;          /* bytes of the file that holds the image */
+    uint64_t extent_size_hint;     /* bytes in which XFS was asked to allocate that file; 0 for none */
     uint64_t cluster_size;         /* 0 for raw */
     bool format_was_probed;
 

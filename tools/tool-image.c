@@ -126,6 +126,17 @@ static GVariant *format_specific(const Qcow2ImageInfo *info, NameFunc make_name)
     return g_variant_builder_end(&object);
 }
 
+/* Of the file that holds the image. */
+static GVariant *file_specific(const Qcow2ImageInfo *info)
+{
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+
+    if (info->extent_size_hint) {
+        tool_json_add_uint(&object, "extent-size-hint", info->extent_size_hint);
+    }
+    return g_variant_builder_end(&object);
+}
+
 /* ---- For people -------------------------------------------------------------------------------- */
 
 static void print_tree(GVariant *value, int level);
@@ -216,6 +227,11 @@ static void print_child(const Qcow2ImageInfo *info, const char *filename)
     printf("Child node '/file':\n    filename: %s\n    protocol type: %s\n", filename, info->protocol);
     print_size("    file length", whole_sectors(info->file_length));
     print_actual_size("    ", info);
+    if (info->extent_size_hint) {
+        g_autoptr(GVariant) specific = g_variant_ref_sink(file_specific(info));
+        printf("    Format specific information:\n");
+        print_tree(specific, 2);
+    }
 }
 
 void tool_print_image(const Qcow2ImageInfo *info)
@@ -282,8 +298,7 @@ static GVariant *children_to_json(const Qcow2ImageInfo *info)
     tool_json_add_string(&node, "format", info->protocol);
     add_actual_size(&node, info);
     if (is_on_file(info)) {
-        GVariant *no_data = g_variant_new_array(G_VARIANT_TYPE("{sv}"), NULL, 0);
-        tool_json_add(&node, "format-specific", specific_to_json("file", no_data));
+        tool_json_add(&node, "format-specific", specific_to_json("file", file_specific(info)));
         tool_json_add_bool(&node, "dirty-flag", false);
     }
     tool_json_add_string(&child, "name", "file");

@@ -7,23 +7,15 @@
 
 char *tool_escape_message(const char *message)
 {
-    GString *escaped = g_string_sized_new(strlen(message));
+    /* Names inside were escaped by whoever put them there, so the backslashes stay as they are. */
+    g_auto(GStrv) parts = g_strsplit(message, "\\", -1);
 
-    while (*message) {
-        gunichar c = g_utf8_get_char_validated(message, -1);
-        bool is_text = c != (gunichar)-1 && c != (gunichar)-2;
-        const char *next = is_text ? g_utf8_next_char(message) : message + 1;
-
-        if (is_text && !g_unichar_iscntrl(c)) {
-            g_string_append_len(escaped, message, next - message);
-        } else {
-            for (; message < next; message++) {
-                g_string_append_printf(escaped, "\\x%02x", (unsigned char)*message);
-            }
-        }
-        message = next;
+    for (char **part = parts; *part; part++) {
+        char *escaped = qcow2_escape_name(*part, -1);
+        g_free(*part);
+        *part = escaped;
     }
-    return g_string_free(escaped, FALSE);
+    return g_strjoinv("\\", parts);
 }
 
 /* Progress and data may stand on a line that has not ended; what is on stdout comes first. */

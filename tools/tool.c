@@ -88,7 +88,7 @@ static void check_object(const Tool *tool, const char *object)
         has_id |= g_str_has_prefix(*pair, "id=");
     }
     if (!has_id) {
-        tool_usage(tool, "--object: 'id' is missing in '%s'", object);
+        tool_usage(tool, "--object: the secret has no id");
     }
 }
 

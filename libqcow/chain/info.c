@@ -6,6 +6,7 @@
 #include "format/bitmap-directory.h"
 #include "format/luks.h"
 #include "image/bitmaps.h"
+#include "io/backends.h"
 #include "util/error.h"
 
 static bool load_luks(Qcow2Layer *layer, GError **error)
@@ -137,6 +138,7 @@ bool qcow2_chain_get_info(Qcow2Chain *chain, unsigned index, Qcow2ImageInfo *ret
         .protocol = image->file->ops->protocol,
         .virtual_size = image->size,
         .format_was_probed = layer->format_was_probed,
+        .extent_size_hint = qcow2_io_file_extent_size_hint(image->file),
     };
 
     info.has_actual_size = qcow2_io_get_actual_size(image->file, &info.actual_size);

@@ -40,6 +40,12 @@ bool qcow2_io_file_lock(Qcow2Io *io, Qcow2Perm used, Qcow2Perm shared, GError **
 /** qcow2_io_file_from_fd: takes @fd over; @name is for messages. Pipes can only be written, in order. */
 Qcow2Io *qcow2_io_file_from_fd(int fd, const char *name, bool writable);
 
+/**
+ * qcow2_io_file_extent_size_hint: bytes in which XFS was asked to allocate the file, as qemu-img create asks;
+ * 0 for none, or where there is no such thing.
+ */
+uint64_t qcow2_io_file_extent_size_hint(Qcow2Io *io);
+
 /** qcow2_io_memory_new: @len_bytes of @bytes are copied; NULL starts with zeros. Grows when written. */
 Qcow2Io *qcow2_io_memory_new(const void *bytes, size_t len_bytes, const char *name, bool writable);
 

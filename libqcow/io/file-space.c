@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "util/error.h"
@@ -135,4 +137,12 @@ bool qcow2_file_extent(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2Io
         ret->len_bytes = (uint64_t) hole - offset;
     }
     return true;
+}
+
+uint64_t qcow2_io_file_extent_size_hint(Qcow2Io *io)
+{
+    int fd = qcow2_io_get_fd(io);
+    struct fsxattr attributes;
+
+    return fd >= 0 && ioctl(fd, FS_IOC_FSGETXATTR, &attributes) == 0 ? attributes.fsx_extsize : 0;
 }
