@@ -313,6 +313,7 @@ typedef struct Qcow2ExportOptions {
     bool overwrite;                 /* replace OUTPUT if it exists */
     bool no_reflink;
     Qcow2Cache cache;               /* of OUTPUT */
+    const char *trace;              /* a file that gets one JSON line for each write and flush of OUTPUT */
 } Qcow2ExportOptions;
 
 typedef struct Qcow2ExportResult {

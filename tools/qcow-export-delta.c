@@ -9,7 +9,7 @@
 #include "tool-progress.h"
 #include "tool-ranges.h"
 
-static char *backing_name, *backing_format, *output_format;
+static char *backing_name, *backing_format, *output_format, *trace;
 static char **create_options;
 static gboolean compress_output, compare_data, overwrite, print_ranges;
 
@@ -29,6 +29,8 @@ static const GOptionEntry entries[] = {
       "qcow2 (default), or raw: OUTPUT is a raw file or NBD export that holds FROM, and is changed in place "
       "to hold TO", "FMT" },
     { "overwrite", 0, 0, G_OPTION_ARG_NONE, &overwrite, "Replace OUTPUT if it exists", NULL },
+    { "trace", 0, 0, G_OPTION_ARG_FILENAME, &trace,
+      "Write a line of JSON to this file for each write and flush of OUTPUT", "FILE" },
     { NULL },
 };
 
@@ -165,9 +167,12 @@ static void print_human(const Export *self, const Qcow2ExportResult *result, dou
     g_autofree char *bytes = qcow2_format_size(result->bytes);
     g_autofree char *size = qcow2_format_size(result->output_size);
 
-    fprintf(stream, "%s -> %s: %s changed, %" PRIu64 " clusters (%" PRIu64 " data, %" PRIu64 " zero, %" PRIu64
-            " compressed), in %.2f seconds\n", from, to, bytes, result->clusters, result->data_clusters,
-            result->zero_clusters, result->compressed_clusters, seconds);
+    fprintf(stream, "%s -> %s: %s changed", from, to, bytes);
+    if (!self->to_raw) {
+        fprintf(stream, ", %" PRIu64 " clusters (%" PRIu64 " data, %" PRIu64 " zero, %" PRIu64 " compressed)",
+                result->clusters, result->data_clusters, result->zero_clusters, result->compressed_clusters);
+    }
+    fprintf(stream, ", in %.2f seconds\n", seconds);
     fprintf(stream, "%s: %s, virtual size %" PRIu64 " bytes\n", output, size, result->virtual_size);
 }
 
@@ -267,6 +272,7 @@ int main(int argc, char **argv)
             .overwrite = overwrite,
             .no_reflink = tool.no_reflink,
             .cache = tool.target_cache,
+            .trace = trace,
         },
     };
     check_output(&self);

@@ -100,7 +100,8 @@ static bool write_digest(Qcow2Io *io, uint64_t end, size_t cluster_size, GError 
 static bool write_stream(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, size_t cluster_size, GError **error)
 {
     g_autoptr(Qcow2Io) pipe = qcow2_io_file_from_fd(dup(STDOUT_FILENO), "standard output", true);
-    g_autoptr(Qcow2Io) io = qcow2_io_in_order_new(pipe);
+    g_autoptr(Qcow2Io) traced = qcow2_export_traced(job, pipe);
+    g_autoptr(Qcow2Io) io = qcow2_io_in_order_new(traced);
 
     if (qcow2_overlay_has_streams(overlay)) {
         if (!write_spooled(job, overlay, choice, io, error)) {

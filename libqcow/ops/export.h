@@ -13,6 +13,7 @@ typedef struct Qcow2Export {
     const Qcow2ExportOptions *options;
     const char *output;
     Qcow2Progress *progress;
+    int trace_fd;             /* -1 without a trace */
     Qcow2Witness *witness;
     Qcow2ExportResult result;
 } Qcow2Export;
@@ -22,6 +23,9 @@ bool qcow2_export_header(const Qcow2Export *job, bool to_pipe, Qcow2Header *ret,
 
 /** qcow2_export_choice: what the delta carries, in units of @unit bytes. */
 Qcow2Choice *qcow2_export_choice(const Qcow2Export *job, uint64_t unit, bool aligned, GError **error);
+
+/** qcow2_export_traced: a new reference to @io, or to a place that traces it. */
+Qcow2Io *qcow2_export_traced(const Qcow2Export *job, Qcow2Io *io);
 
 /** Each does the whole work but for the witness's beginning. */
 bool qcow2_export_to_file(Qcow2Export *job, GError **error);

@@ -46,7 +46,12 @@ static bool print_double(GString *text, double number, GError **error)
     if (!isfinite(number)) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID, "JSON has no infinite number");
     }
-    g_string_append(text, g_ascii_dtostr(digits, sizeof(digits), number));
+    /* 15 digits print 0.1 as such; 17 are needed for some numbers to be read back as they were. */
+    g_ascii_formatd(digits, sizeof(digits), "%.15g", number);
+    if (g_ascii_strtod(digits, NULL) != number) {
+        g_ascii_dtostr(digits, sizeof(digits), number);
+    }
+    g_string_append(text, digits);
     return true;
 }
 
