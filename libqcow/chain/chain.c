@@ -43,6 +43,19 @@ static bool set_format(Qcow2Place *place, const char *format, GError **error)
     return true;
 }
 
+static Qcow2Chain *chain_of_layer(Qcow2Layer *layer, const char *name, const Qcow2OpenOptions *options)
+{
+    Qcow2Chain *chain = g_new0(Qcow2Chain, 1);
+
+    chain->layers = g_ptr_array_new_with_free_func(free_layer);
+    chain->name = g_strdup(name);
+    chain->options = *options;
+    chain->options.format = NULL;    /* the caller's string; it was for this image only */
+    g_ptr_array_add(chain->layers, layer);
+    chain->complete = !qcow2_chain_has_below(chain, 0);
+    return chain;
+}
+
 Qcow2Chain *qcow2_chain_open(const char *name, const Qcow2OpenOptions *options, GError **error)
 {
     static const Qcow2OpenOptions defaults = { 0 };
@@ -53,18 +66,19 @@ Qcow2Chain *qcow2_chain_open(const char *name, const Qcow2OpenOptions *options, 
         return NULL;
     }
     Qcow2Layer *layer = qcow2_layer_open(g_steal_pointer(&place), how, error);
-    if (!layer) {
-        return NULL;
-    }
+    return layer ? chain_of_layer(layer, name, how) : NULL;
+}
 
-    Qcow2Chain *chain = g_new0(Qcow2Chain, 1);
-    chain->layers = g_ptr_array_new_with_free_func(free_layer);
-    chain->name = g_strdup(name);
-    chain->options = *how;
-    chain->options.format = NULL;    /* the caller's string; it was for this image only */
-    g_ptr_array_add(chain->layers, layer);
-    chain->complete = !qcow2_chain_has_below(chain, 0);
-    return chain;
+Qcow2Chain *qcow2_chain_open_io(Qcow2Io *io, const Qcow2OpenOptions *options, GError **error)
+{
+    Qcow2Place *place = g_new0(Qcow2Place, 1);
+
+    place->target = g_strdup(io->name);
+    place->shown = g_strdup(io->name);
+    place->format = g_strdup(options->format);
+    place->raw_size = UINT64_MAX;
+    Qcow2Layer *layer = qcow2_layer_open_io(place, io, options, error);
+    return layer ? chain_of_layer(layer, io->name, options) : NULL;
 }
 
 void qcow2_chain_free(Qcow2Chain *chain)

@@ -48,6 +48,12 @@ static inline Qcow2Image *qcow2_chain_image(const Qcow2Chain *chain, unsigned in
 const char *qcow2_chain_layer_name(const Qcow2Chain *chain, unsigned index);
 
 /**
+ * qcow2_chain_open_io: a chain over bytes that need no opening, such as memory; takes a reference.
+ * Relative names inside the image refer to the working directory.
+ */
+Qcow2Chain *qcow2_chain_open_io(Qcow2Io *io, const Qcow2OpenOptions *options, GError **error);
+
+/**
  * qcow2_chain_open_below:
  * @index: an open layer
  * @ret_exists: whether there is a layer below it, which is open now

@@ -88,12 +88,11 @@ static bool decide_format(Qcow2Layer *layer, Qcow2Io *io, const char **ret_forma
     return true;
 }
 
-static bool open_image(Qcow2Layer *layer, const Qcow2OpenOptions *options, GError **error)
+static bool open_image(Qcow2Layer *layer, Qcow2Io *io, const Qcow2OpenOptions *options, GError **error)
 {
-    g_autoptr(Qcow2Io) io = open_io(layer->place, options, error);
     const char *format;
 
-    if (!io || !decide_format(layer, io, &format, error)) {
+    if (!decide_format(layer, io, &format, error)) {
         return false;
     }
     bool is_qcow2 = strcmp(format, "qcow2") == 0;
@@ -108,17 +107,29 @@ static bool open_image(Qcow2Layer *layer, const Qcow2OpenOptions *options, GErro
     return layer->image != NULL;
 }
 
-Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options, GError **error)
+Qcow2Layer *qcow2_layer_open_io(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenOptions *options, GError **error)
 {
     Qcow2Layer *layer = g_new0(Qcow2Layer, 1);
 
     layer->place = place;
-    if (!open_image(layer, options, error)) {
+    if (!open_image(layer, io, options, error)) {
         g_prefix_error(error, "'%s': ", place->shown);
         qcow2_layer_free(layer);
         return NULL;
     }
     return layer;
+}
+
+Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options, GError **error)
+{
+    g_autoptr(Qcow2Io) io = open_io(place, options, error);
+
+    if (!io) {
+        g_prefix_error(error, "'%s': ", place->shown);
+        qcow2_place_free(place);
+        return NULL;
+    }
+    return qcow2_layer_open_io(place, io, options, error);
 }
 
 void qcow2_layer_free(Qcow2Layer *layer)

@@ -5,6 +5,32 @@
 #include "image/map.h"
 #include "util/error.h"
 
+#define L1_CHUNK 4096u     /* entries read at a time when looking for tables that differ */
+
+bool qcow2_image_skip_equal(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, uint64_t from, uint64_t limit,
+                            uint64_t *ret_offset, GError **error)
+{
+    uint64_t coverage = qcow2_l2_coverage(&image->header.layout);
+    uint64_t end = qcow2_div_round_up(limit, coverage);
+    g_autofree uint64_t *l1_a = g_new(uint64_t, L1_CHUNK);
+    g_autofree uint64_t *l1_b = g_new(uint64_t, L1_CHUNK);
+
+    for (uint64_t first = from / coverage; first < end; first += L1_CHUNK) {
+        size_t n = MIN(L1_CHUNK, end - first);
+        if (!qcow2_l1_read(image, a, first, n, l1_a, error) || !qcow2_l1_read(image, b, first, n, l1_b, error)) {
+            return false;
+        }
+        for (size_t i = 0; i < n; i++) {
+            if (l1_a[i] != l1_b[i]) {
+                *ret_offset = MAX(from, (first + i) * coverage);
+                return true;
+            }
+        }
+    }
+    *ret_offset = limit;
+    return true;
+}
+
 /* The parts of @range whose L2 tables are not the same. */
 static bool differing_tables(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, Qcow2Range range,
                              GArray *ret_ranges, GError **error)

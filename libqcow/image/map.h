@@ -38,7 +38,17 @@ bool qcow2_image_map(Qcow2Image *image, const Qcow2View *view, const Qcow2Range 
                      unsigned layer, GArray *extents, GError **error);
 
 /**
- * qcow2_image_map_differing:
+ * qcow2_image_skip_equal:
+ * @from, @limit: guest offsets below the size of both views
+ *
+ * Returns through @ret_offset the first guest offset from @from on whose L2 table is not the same in both
+ * views, or @limit: a walk over a huge disk jumps there.
+ */
+bool qcow2_image_skip_equal(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, uint64_t from, uint64_t limit,
+                            uint64_t *ret_offset, GError **error);
+
+/**
+ * qcow2_image_differing:
  * @range: a window below the size of both views
  * @ret_ranges: gets the guest ranges whose table entries differ appended; flags that say nothing
  *              about contents (COPIED, reserved bits) do not count

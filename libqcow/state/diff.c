@@ -276,15 +276,37 @@ static bool find_candidates(Qcow2Diff *diff, Qcow2Range window, GError **error)
     return true;
 }
 
+/* Where the next window must begin at the latest: what comes before has the same tables in both states. */
+static bool skip_equal_tables(Qcow2Diff *diff, uint64_t *from, uint64_t limit, GError **error)
+{
+    Qcow2Image *image = qcow2_chain_image(diff->a->chain, 0);
+    uint64_t both_end = MIN(limit, diff->smaller), window = qcow2_image_window(image), next;
+
+    if (!diff->same_tables || image->kind == QCOW2_IMAGE_RAW || *from >= both_end) {
+        return true;
+    }
+    if (!qcow2_image_skip_equal(image, &diff->a->view, &diff->b->view, *from, both_end, &next, error)) {
+        g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(diff->a->chain, 0));
+        return false;
+    }
+    *from = next == limit ? limit : MAX(*from, qcow2_align_down(next, window));
+    return true;
+}
+
 bool qcow2_diff_next(Qcow2Diff *diff, uint64_t from, uint64_t limit, GArray *ret_ranges, uint64_t *ret_end,
                      GError **error)
 {
-    uint64_t window = MIN(qcow2_state_window(diff->a), qcow2_state_window(diff->b));
-    Qcow2Range range = { from, MIN(limit, qcow2_align_down(from, window) + window) };
-
     g_array_set_size(ret_ranges, 0);
     g_array_set_size(diff->undecided, 0);
+    if (!skip_equal_tables(diff, &from, limit, error)) {
+        return false;
+    }
+    uint64_t window = MIN(qcow2_state_window(diff->a), qcow2_state_window(diff->b));
+    Qcow2Range range = { from, MIN(limit, qcow2_align_down(from, window) + window) };
     *ret_end = range.end;
+    if (range.start >= range.end) {
+        return true;
+    }
     if (!find_candidates(diff, range, error)) {
         return false;
     }
