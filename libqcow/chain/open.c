@@ -187,7 +187,7 @@ static Qcow2Place *data_file_place(const Qcow2Layer *layer, GError **error)
         qcow2_place_free(place);
         return NULL;
     }
-    if (!in_folder && in_cwd) {
+    if (in_cwd) {    /* as QEMU names it */
         g_free(place->target);
         place->target = g_strdup(name);
     }

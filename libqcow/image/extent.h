@@ -15,12 +15,12 @@ typedef enum {
 typedef struct Qcow2Extent {
     uint64_t guest_offset;
     uint64_t len_bytes;
-    uint64_t host_offset;       /* DATA: of guest_offset; ZERO with allocated: likewise;
+    uint64_t host_offset;       /* DATA: of guest_offset; ZERO, UNALLOCATED with allocated: likewise;
                                    COMPRESSED: of the stream, whatever part of the cluster this is */
     uint32_t stream_len;        /* COMPRESSED: bytes that the stream may reach into */
     uint16_t layer;             /* index in the chain; QCOW2_NO_LAYER past the end of a state */
     uint8_t kind;               /* Qcow2ExtentKind */
-    bool allocated;             /* ZERO: a host cluster is kept under it */
+    bool allocated;             /* ZERO, UNALLOCATED: a host cluster is kept under it */
 } Qcow2Extent;
 
 #define QCOW2_NO_LAYER UINT16_MAX

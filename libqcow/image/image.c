@@ -37,7 +37,7 @@ Qcow2Image *qcow2_image_open(Qcow2Io *file, GError **error)
     if (!qcow2_image_read_header(file, &image->header, NULL, error)) {
         return NULL;
     }
-    image->size = image->header.size;
+    image->size = qcow2_align_down(image->header.size, QCOW2_SECTOR_SIZE);
     if (!image->header.layout.has_data_file) {
         image->data = qcow2_io_ref(file);
     }
@@ -67,7 +67,7 @@ Qcow2Image *qcow2_image_open_raw(Qcow2Io *file, uint64_t offset, uint64_t size, 
     image->file = qcow2_io_ref(file);
     image->data = qcow2_io_ref(file);
     image->raw_offset = offset;
-    image->size = size != UINT64_MAX ? size : file_size - offset;
+    image->size = size != UINT64_MAX ? size : qcow2_align_up(file_size - offset, QCOW2_SECTOR_SIZE);
     return image;
 }
 

@@ -10,6 +10,12 @@
 #include "format/snapshot-table.h"
 #include "io/io.h"
 
+/*
+ * Disks have whole sectors in QEMU: what a qcow2 header says is cut to them, while a raw file is filled up with
+ * zeros.
+ */
+#define QCOW2_SECTOR_SIZE UINT64_C(512)
+
 typedef enum { QCOW2_IMAGE_QCOW2, QCOW2_IMAGE_RAW } Qcow2ImageKind;
 
 typedef struct Qcow2Image {

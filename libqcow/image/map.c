@@ -132,22 +132,29 @@ static bool decode_standard(const Decoder *decoder, const Qcow2L2Slice *slice, u
     return true;
 }
 
-/* The kind of one subcluster. Spec: "Extended L2 Entries". */
-static Qcow2Extent extent_of_subcluster(const Qcow2L2Entry *entry, unsigned n, uint64_t subcluster_size)
+/* The subclusters from @n on that are alike. */
+static unsigned subcluster_run(const Qcow2L2Entry *entry, unsigned n)
+{
+    uint32_t data = entry->data_mask & BIT(n) ? ~entry->data_mask : entry->data_mask;
+    uint32_t zero = entry->zero_mask & BIT(n) ? ~entry->zero_mask : entry->zero_mask;
+    uint32_t others = (data | zero) >> n;
+
+    return others ? (unsigned)__builtin_ctz(others) : QCOW2_SUBCLUSTERS - n;
+}
+
+/* Subclusters @n and on, of the kind of the first. Spec: "Extended L2 Entries". */
+static Qcow2Extent extent_of_subclusters(const Qcow2Layout *layout, const Qcow2L2Entry *entry, unsigned n,
+                                         uint64_t cluster_start)
 {
     Qcow2Extent extent = {
-        .len_bytes = subcluster_size,
-        .host_offset = entry->allocated ? entry->host_offset + n * subcluster_size : 0,
-        .kind = QCOW2_EXTENT_UNALLOCATED,
+        .guest_offset = cluster_start + n * layout->subcluster_size,
+        .len_bytes = subcluster_run(entry, n) * layout->subcluster_size,
+        .host_offset = entry->allocated ? entry->host_offset + n * layout->subcluster_size : 0,
+        .kind = entry->zero_mask & BIT(n)   ? QCOW2_EXTENT_ZERO
+                : entry->data_mask & BIT(n) ? QCOW2_EXTENT_DATA
+                                            : QCOW2_EXTENT_UNALLOCATED,
     };
-    if (entry->zero_mask & BIT(n)) {
-        extent.kind = QCOW2_EXTENT_ZERO;
-        extent.allocated = entry->allocated;
-    } else if (entry->data_mask & BIT(n)) {
-        extent.kind = QCOW2_EXTENT_DATA;
-    } else {
-        extent.host_offset = 0;
-    }
+    extent.allocated = entry->allocated && extent.kind != QCOW2_EXTENT_DATA;
     return extent;
 }
 
@@ -158,6 +165,7 @@ static bool decode_extended(const Decoder *decoder, const Qcow2L2Slice *slice, u
 
     for (uint64_t i = first; i < end; i++) {
         uint64_t guest_offset = slice->guest_start + i * layout->cluster_size;
+        uint64_t guest_end = guest_offset + layout->cluster_size;
         const uint8_t *raw = slice->raw + i * 16;
         Qcow2L2Entry entry;
         if (!qcow2_l2_decode(layout, qcow2_load_be64(raw), qcow2_load_be64(raw + 8), &entry, error)) {
@@ -165,17 +173,15 @@ static bool decode_extended(const Decoder *decoder, const Qcow2L2Slice *slice, u
                            slice->host_offset);
             return false;
         }
-        if (entry.kind == QCOW2_CLUSTER_COMPRESSED || (entry.data_mask | entry.zero_mask) == 0) {
-            if (entry.kind != QCOW2_CLUSTER_COMPRESSED) {
-                entry = (Qcow2L2Entry) { .kind = QCOW2_CLUSTER_UNALLOCATED };
-            }
+        if (entry.kind == QCOW2_CLUSTER_COMPRESSED) {
             emit(decoder, extent_of_entry(&entry, guest_offset, layout->cluster_size));
             continue;
         }
-        for (unsigned n = 0; n < QCOW2_SUBCLUSTERS; n++) {
-            Qcow2Extent extent = extent_of_subcluster(&entry, n, layout->subcluster_size);
-            extent.guest_offset = guest_offset + n * layout->subcluster_size;
-            if (extent.guest_offset < decoder->wanted.end && qcow2_extent_end(&extent) > decoder->wanted.start) {
+        for (uint64_t at = guest_offset; at < guest_end;) {
+            unsigned n = (unsigned)((at - guest_offset) / layout->subcluster_size);
+            Qcow2Extent extent = extent_of_subclusters(layout, &entry, n, guest_offset);
+            at = qcow2_extent_end(&extent);
+            if (extent.guest_offset < decoder->wanted.end && at > decoder->wanted.start) {
                 emit(decoder, extent);
             }
         }
@@ -252,7 +258,7 @@ static bool map_raw(Qcow2Image *image, const Qcow2Range *ranges, size_t n_ranges
                 .host_offset = image->raw_offset + offset,
                 .layer = (uint16_t)layer,
                 .kind = found.zero ? QCOW2_EXTENT_ZERO : QCOW2_EXTENT_DATA,
-                .allocated = found.zero,
+                .allocated = found.zero && !found.hole,
             };
             qcow2_extents_push(extents, &extent);
             offset += extent.len_bytes;

@@ -67,6 +67,6 @@ bool qcow2_image_refresh(Qcow2Image *image, GError **error)
     image->header = now.header;
     now.header = (Qcow2Header) { 0 };
     image->snapshots = g_steal_pointer(&now.snapshots);
-    image->size = image->header.size;
+    image->size = qcow2_align_down(image->header.size, QCOW2_SECTOR_SIZE);
     return true;
 }
