@@ -127,6 +127,22 @@ static bool open_snapshot(Qcow2State *state, const char *name, GError **error)
     return true;
 }
 
+/* A snapshot stays what it is while a VM writes; the active layer does not. */
+static bool warn_of_writer(Qcow2Chain *chain, GError **error)
+{
+    bool has_writer = false;
+
+    if (chain->options.force_share
+        && !qcow2_io_has_writer(qcow2_chain_image(chain, 0)->file, &has_writer, error)) {
+        return false;
+    }
+    if (has_writer) {
+        qcow2_chain_warn(chain, "'%s' is being written: its active state is read as it comes, and may never have been so",
+                         qcow2_chain_layer_name(chain, 0));
+    }
+    return true;
+}
+
 static bool open_named(Qcow2State *state, const char *name, GError **error)
 {
     Qcow2Image *image = qcow2_chain_image(state->chain, 0);
@@ -135,7 +151,7 @@ static bool open_named(Qcow2State *state, const char *name, GError **error)
     if (strcmp(name, "@active") == 0) {
         state->kind = QCOW2_STATE_ACTIVE;
         state->view = qcow2_image_active_view(image);
-        return true;
+        return warn_of_writer(state->chain, error);
     }
     if (strcmp(name, "@backing") == 0) {
         state->kind = QCOW2_STATE_BACKING;

@@ -6,7 +6,9 @@
 
 load helpers
 
-COMMANDS=(qcow-bitmap qcow-info qcow-snapshot)
+COMMANDS=(qcow-bitmap qcow-check qcow-compare qcow-export-delta qcow-info qcow-map qcow-measure qcow-snapshot)
+# Those that show an image, and take nothing else.
+SHOWING=(qcow-bitmap qcow-check qcow-info qcow-map qcow-measure qcow-snapshot)
 
 @test "options: --help teaches, --version tells, both with exit 0" {
     for command in qcow "${COMMANDS[@]}"; do
@@ -94,12 +96,11 @@ complete_words() {
 @test "options: wrong usage is said on standard error with a hint, exit 2" {
     for arguments in --no-such-option -Z '--output=xml a' 'a b' '' '--parallel=0 a' '--parallel=x a' \
         '--image-opts -f qcow2 a' '--object=tls-creds-x509,id=a a' '--object=secret,data=a a' --format; do
-        [[ $arguments != --parallel* ]] || continue
         # shellcheck disable=SC2086
-        run -2 --separate-stderr qcow-info $arguments
+        run -2 --separate-stderr qcow-map $arguments
         [[ -z $output ]]
-        [[ ${stderr_lines[0]} == "qcow-info: "* ]]
-        [[ ${stderr_lines[1]} == "Try 'qcow-info --help' for more information." ]]
+        [[ ${stderr_lines[0]} == "qcow-map: "* ]]
+        [[ ${stderr_lines[1]} == "Try 'qcow-map --help' for more information." ]]
         [[ ${#stderr_lines[@]} == 2 ]]
     done
 }
@@ -136,7 +137,7 @@ complete_words() {
     make_image a.qcow2 1M
     qemu-img snapshot -c s a.qcow2
     qemu-img bitmap --add a.qcow2 b
-    for command in "${COMMANDS[@]}"; do
+    for command in "${SHOWING[@]}"; do
         run -1 bash -c "$command a.qcow2 >/dev/full"
         assert_output_has "standard output: No space left on device"
         run -1 bash -c "$command --output=json a.qcow2 >/dev/full"
@@ -165,5 +166,102 @@ complete_words() {
     for locale in C de_DE.UTF-8; do
         LC_ALL=$locale run -2 qcow-info --no-such-option
         assert_output_has "Unknown option --no-such-option"
+    done
+}
+
+# ---- progress and signals ----------------------------------------------------------------------------
+
+# a.qcow2 with the snapshots s1 and s2; 8 MiB differ
+make_delta() {
+    make_image a.qcow2 32M
+    qemu-img snapshot -c s1 a.qcow2
+    guest_write a.qcow2 1M 8M A
+    qemu-img snapshot -c s2 a.qcow2
+}
+
+@test "progress: -p is qemu-img's line on standard output" {
+    make_delta
+    qcow-export-delta -p a.qcow2 s1 s2 d.qcow2 >out 2>err
+    grep -qP '^    \([0-9.]+/100%\)\r' out
+    head -n 1 out | grep -qF $'    (100.00/100%)\r'
+    [[ $(wc -l <out) == 3 ]]
+    [[ ! -s err ]]
+    run -0 qcow-export-delta -p -q a.qcow2 s1 s2 q.qcow2
+    assert_output ""
+}
+
+@test "progress: on standard error when standard output carries data or JSON" {
+    make_delta
+    run -0 --separate-stderr qcow-export-delta -p --output=json a.qcow2 s1 s2 d.qcow2
+    assert_json '.bytes == 8388608'
+    [[ $stderr == *"(100.00/100%)"* ]]
+    qcow-export-delta -p a.qcow2 s1 s2 - 2>err >stream.qcow2
+    assert_clean stream.qcow2
+    grep -q '(100.00/100%)' err
+}
+
+@test "progress: a bar on a terminal" {
+    require script
+    make_image a.qcow2 64M
+    guest_write a.qcow2 0 40M A
+    script -qec "qcow-export-delta -p --rate 20M a.qcow2 @empty @active d.qcow2" log >/dev/null
+    grep -aq '\[=* *\] *[0-9.]*%  [0-9.]* [KMG]iB/s  [0-9:]* left' log
+}
+
+@test "progress: SIGUSR1 prints one line, also without -p" {
+    make_delta
+    start_daemon qcow-export-delta --rate 8M a.qcow2 s1 s2 d.qcow2
+    sleep 0.5
+    kill -USR1 "$daemon_pid"
+    wait "$daemon_pid"
+    [[ $(grep -cE '^    \([0-9]+\.[0-9]{2}/100%\)$' daemon.log) == 1 ]]
+    assert_clean d.qcow2
+}
+
+@test "signals: SIGINT and SIGTERM stop, say how to go on, and leave no file" {
+    make_delta
+    local signal status
+    for signal in INT TERM; do
+        start_daemon env --default-signal qcow-export-delta --rate 1M a.qcow2 s1 s2 d.qcow2
+        sleep 0.5
+        kill -$signal "$daemon_pid"
+        status=0
+        wait "$daemon_pid" || status=$?
+        [[ $status == $((128 + $(kill -l $signal))) ]]
+        grep -q "^qcow-export-delta: interrupted: .*the same command starts again" daemon.log
+        [[ -z $(find . -name '*d.qcow2*') ]]
+        rm daemon.log
+    done
+}
+
+@test "signals: a command that was started with SIGINT ignored is not stopped by it" {
+    make_delta
+    start_daemon qcow-export-delta --rate 8M a.qcow2 s1 s2 d.qcow2
+    sleep 0.3
+    kill -INT "$daemon_pid"
+    wait "$daemon_pid"
+    assert_clean d.qcow2
+}
+
+@test "options: --rate limits what is moved" {
+    make_delta
+    SECONDS=0
+    qcow-export-delta --rate 4M a.qcow2 s1 s2 d.qcow2
+    ((SECONDS >= 1 && SECONDS <= 6))
+    run -2 qcow-export-delta --rate fast a.qcow2 s1 s2 d.qcow2
+}
+
+@test "options: --trace writes JSON lines, the flush after the last write" {
+    make_delta
+    qcow-export-delta -q --trace trace.json a.qcow2 s1 s2 d.qcow2
+    jq -es 'map(select(.call == "write" or .call == "copy")) | length > 1' trace.json
+    jq -es 'last.call == "flush" and all(.ok)' trace.json
+}
+
+@test "export-delta: wrong usage" {
+    for arguments in 'a s1 s2' 'a s1 s2 o extra' '--map a s1 s2 o' '--output=json a s1 s2 -' '-O raw a s1 s2 -' \
+        '-b base a s1 s2 o' '-F qcow2 a s1 s2 o' '-O vmdk a s1 s2 o' '-O raw -c a s1 s2 o'; do
+        # shellcheck disable=SC2086
+        run -2 qcow-export-delta $arguments
     done
 }
