@@ -246,13 +246,16 @@ static bool decide_undecided(Qcow2Diff *diff, GArray *ranges, GError **error)
     if (!qcow2_state_resolve(&below, items(diff->undecided), diff->undecided->len, QCOW2_NO_STOP, diff->extents_a, error)) {
         return false;
     }
+    /* Collected apart: they lie between the ranges found so far, and ranges are only ever pushed in order. */
+    g_autoptr(GArray) decided = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     for (guint i = 0; i < diff->extents_a->len; i++) {
         const Qcow2Extent *extent = &g_array_index(diff->extents_a, Qcow2Extent, i);
         if (!is_zero(extent, QCOW2_NO_STOP)
-            && !push_differing(diff, extent->guest_offset, qcow2_extent_end(extent), ranges, error)) {
+            && !push_differing(diff, extent->guest_offset, qcow2_extent_end(extent), decided, error)) {
             return false;
         }
     }
+    g_array_append_vals(ranges, decided->data, decided->len);
     sort_ranges(ranges);
     return true;
 }
