@@ -116,7 +116,9 @@ bool qcow2_io_has_writer(Qcow2Io *io, bool *ret_has_writer, GError **error);
 
 /**
  * qcow2_io_reopen: the same place seen afresh: a file through the same descriptor, after its inode was
- * compared with that of its name; an NBD export through a new connection, which sees the size of now.
+ * compared with that of its name; an NBD export through a new connection, which sees the size of now. With
+ * a server that takes one client at a time @io is disconnected first, and fails from then on; no other call
+ * may be running on it.
  * Errors: QCOW2_ERROR_CHANGED when the name now means another file.
  */
 Qcow2Io *qcow2_io_reopen(Qcow2Io *io, GError **error);
