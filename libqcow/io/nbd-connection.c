@@ -52,6 +52,7 @@ struct Qcow2NbdConnection {
 typedef struct Job {
     Qcow2NbdConnection *connection;
     Qcow2NbdRequest *request;
+    GList link;                      /* in the queue */
     GCond answered;
     bool done;
     int errnum;
@@ -136,9 +137,9 @@ static int64_t give_to_libnbd(struct nbd_handle *handle, Job *job)
 static Job *take_job(Qcow2NbdConnection *connection)
 {
     g_mutex_lock(&connection->mutex);
-    Job *job = g_queue_pop_head(&connection->queue);
+    GList *link = g_queue_pop_head_link(&connection->queue);
     g_mutex_unlock(&connection->mutex);
-    return job;
+    return link ? link->data : NULL;
 }
 
 static void start_jobs(Qcow2NbdConnection *connection)
@@ -402,7 +403,8 @@ static void run_job(Job *job)
     Qcow2NbdConnection *connection = job->connection;
     bool was_empty = g_queue_is_empty(&connection->queue);
 
-    g_queue_push_tail(&connection->queue, job);
+    job->link.data = job;
+    g_queue_push_tail_link(&connection->queue, &job->link);
     connection->n_running++;
     if (was_empty) {
         wake(connection);

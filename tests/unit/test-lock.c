@@ -192,6 +192,7 @@ static void test_force_share(Fixture *f, const void *data)
     g_autoptr(Qcow2Io) shared = open_sharing(f->path, &error);
 
     g_assert_no_error(error);
+    g_assert_nonnull(shared);
     g_assert_true(qemu_can_open(f, NULL, NULL));
 
     /* A writer that does not share "consistent read" keeps such a reader out, and the other way round. */

@@ -374,6 +374,7 @@ static void test_no_flush(Fixture *f, const void *data)
     g_assert_null(qcow2_io_nbd_open(f->uri, true, QCOW2_CACHE_WRITEBACK, 1, &refused));
     g_assert_error(refused, QCOW2_ERROR, QCOW2_ERROR_UNSUPPORTED);
     g_autoptr(Qcow2Io) reader = open_export(f, false, 1);
+    assert_bytes(reader, 0, 512, 0);
     g_autoptr(Qcow2Io) io = qcow2_io_nbd_open(f->uri, true, QCOW2_CACHE_UNSAFE, 1, &error);
     g_assert_no_error(error);
     write_bytes(io, 0, 512, 1);
