@@ -391,6 +391,7 @@ typedef struct Qcow2CheckResult {
     uint64_t corruptions, leaks, check_errors;
     uint64_t image_end_offset, total_clusters, allocated_clusters, fragmented_clusters;
     uint64_t compressed_clusters;
+    uint64_t additional_corruptions;   /* of the corruptions: what qemu-img check does not look for */
 } Qcow2CheckResult;
 
 /** Qcow2CheckFunc: one finding, worded as qemu-img check words it; without a newline. */

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The references that were counted against the refcounts in the file. */
+#include "format/refcount.h"
+#include "image/check-pass.h"
+#include "util/pool.h"
+#include "util/progress.h"
+
+typedef enum {
+    CHUNK_UNUSED,     /* as the file says: nothing is used */
+    CHUNK_EQUAL,      /* as the file says, with something used */
+    CHUNK_DIFFERS,
+} ChunkVerdict;
+
+typedef struct Comparison {
+    Qcow2CheckPass *pass;
+    uint8_t *verdicts;    /* ChunkVerdict */
+    uint64_t highest;     /* last cluster in use, as far as known */
+} Comparison;
+
+static uint64_t first_of_chunk(const Qcow2CheckPass *pass, size_t index)
+{
+    return pass->start + index * QCOW2_COUNTS_CHUNK;
+}
+
+/* Clusters of a chunk that are compared. */
+static size_t len_of_chunk(const Qcow2CheckPass *pass, size_t index)
+{
+    uint64_t end = MIN(qcow2_counts_end(pass->counts), pass->n_clusters);
+
+    return MIN(QCOW2_COUNTS_CHUNK, end - first_of_chunk(pass, index));
+}
+
+/* ---- All chunks, quickly ------------------------------------------------------------------------- */
+
+static bool same_counts(const Qcow2CheckPass *pass, const uint8_t *in_file, const uint8_t *counted, size_t n)
+{
+    size_t n_bits = n << pass->layout->refcount_order;
+
+    if (memcmp(in_file, counted, n_bits / 8) != 0) {
+        return false;
+    }
+    /* The last counts may share a byte with those of clusters past the end. */
+    for (size_t i = (n_bits / 8 * 8) >> pass->layout->refcount_order; i < n; i++) {
+        if (qcow2_refcount_get(pass->layout, in_file, i) != qcow2_refcount_get(pass->layout, counted, i)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool judge_chunk(size_t index, void *data, GError **error)
+{
+    Comparison *comparison = data;
+    const Qcow2CheckPass *pass = comparison->pass;
+    uint64_t first = first_of_chunk(pass, index);
+    size_t n = len_of_chunk(pass, index), len_bytes = qcow2_check_chunk_len(pass);
+    g_autofree uint8_t *room = g_try_malloc(2 * len_bytes + QCOW2_COUNTS_SLACK);
+    bool unreadable;
+
+    if (!room) {
+        return qcow2_fail_memory(error, 2 * len_bytes, "refcounts");
+    }
+    if (!qcow2_check_read_chunk(pass, first, room, &unreadable, error)) {
+        return false;
+    }
+    if (unreadable || !qcow2_counts_encode(pass->counts, pass->layout, first, n, room + len_bytes)
+        || !same_counts(pass, room, room + len_bytes, n)) {
+        comparison->verdicts[index] = CHUNK_DIFFERS;
+    } else {
+        comparison->verdicts[index] = qcow2_counts_is_zero(pass->counts, first, n) ? CHUNK_UNUSED : CHUNK_EQUAL;
+    }
+    return qcow2_progress_advance(pass->progress, len_bytes, error);
+}
+
+/* ---- Chunks that differ, cluster by cluster ------------------------------------------------------ */
+
+static void report_cluster(Qcow2CheckPass *pass, uint64_t cluster, uint64_t refcount, uint64_t n_references)
+{
+    uint64_t max = qcow2_refcount_max(pass->layout);
+
+    if (n_references > max) {
+        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, n_references - max, "ERROR: overflow cluster offset=0x%" PRIx64,
+                          cluster << pass->layout->cluster_bits);
+        qcow2_check_found(pass, QCOW2_FINDING_EXPLANATION, 0, "Use qemu-img amend to increase the refcount entry width or"
+                          " qemu-img convert to create a clean copy if the image cannot be opened for writing");
+        n_references = max;
+    }
+    if (refcount != n_references) {
+        bool leaked = refcount > n_references;
+        qcow2_check_found(pass, leaked ? QCOW2_FINDING_LEAK : QCOW2_FINDING_CORRUPTION, 1,
+                          "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, leaked ? "Leaked" : "ERROR",
+                          cluster, refcount, n_references);
+    }
+}
+
+static bool compare_chunk(Comparison *comparison, size_t index, GError **error)
+{
+    Qcow2CheckPass *pass = comparison->pass;
+    uint64_t first = first_of_chunk(pass, index);
+    uint64_t block_len = BIT(pass->layout->refblock_bits);
+    size_t n = len_of_chunk(pass, index);
+    g_autofree uint8_t *in_file = g_try_malloc(qcow2_check_chunk_len(pass));
+    bool unreadable;
+
+    if (!in_file) {
+        return qcow2_fail_memory(error, qcow2_check_chunk_len(pass), "refcounts");
+    }
+    if (!qcow2_check_read_chunk(pass, first, in_file, &unreadable, error)) {
+        return false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint64_t cluster = first + i;
+        if (unreadable && !qcow2_check_has_refcount(pass, cluster)) {
+            size_t same_block = MIN(n - i, block_len - (cluster & (block_len - 1)));
+            qcow2_check_found(pass, QCOW2_FINDING_CHECK_ERROR, same_block, "Can't get refcount for cluster %" PRIu64
+                              ": Input/output error", cluster);
+            i += same_block - 1;
+            continue;
+        }
+        uint64_t refcount = qcow2_refcount_get(pass->layout, in_file, i);
+        uint64_t n_references = qcow2_counts_get(pass->counts, cluster);
+        if (refcount > 0 || n_references > 0) {
+            comparison->highest = cluster;
+        }
+        report_cluster(pass, cluster, refcount, n_references);
+    }
+    return qcow2_progress_check(pass->progress, error);
+}
+
+static uint64_t last_in_use(const Qcow2CheckPass *pass, size_t index)
+{
+    uint64_t first = first_of_chunk(pass, index), cluster = first + len_of_chunk(pass, index) - 1;
+
+    while (cluster > first && qcow2_counts_get(pass->counts, cluster) == 0) {
+        cluster--;
+    }
+    return cluster;
+}
+
+static bool report_chunks(Comparison *comparison, size_t n_chunks, GError **error)
+{
+    for (size_t i = 0; i < n_chunks; i++) {
+        if (comparison->verdicts[i] == CHUNK_DIFFERS) {
+            if (!compare_chunk(comparison, i, error)) {
+                return false;
+            }
+        } else if (comparison->verdicts[i] == CHUNK_EQUAL) {
+            comparison->highest = last_in_use(comparison->pass, i);
+        }
+    }
+    return true;
+}
+
+bool qcow2_check_compare(Qcow2CheckPass *pass, GError **error)
+{
+    uint64_t end = MIN(qcow2_counts_end(pass->counts), pass->n_clusters);
+    size_t n_chunks = qcow2_div_round_up(end - pass->start, QCOW2_COUNTS_CHUNK);
+    g_autofree uint8_t *verdicts = g_malloc0(n_chunks);
+    Comparison comparison = { .pass = pass, .verdicts = verdicts, .highest = UINT64_MAX };
+
+    qcow2_progress_expect(pass->progress, n_chunks * qcow2_check_chunk_len(pass));
+    if (!qcow2_parallel_for(pass->n_threads, n_chunks, judge_chunk, &comparison, error)
+        || !report_chunks(&comparison, n_chunks, error)) {
+        return false;
+    }
+    if (comparison.highest != UINT64_MAX) {
+        pass->result.image_end_offset = (comparison.highest + 1) << pass->layout->cluster_bits;
+    }
+    return true;
+}
