@@ -43,7 +43,7 @@ build-fuzz:
 	CC=clang scripts/build build-fuzz -Dwerror=true -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
 
 bench:
-	scripts/install-packages build bench
+	scripts/install-packages build bench qemu10
 	scripts/build build
 	BENCH=$(BENCH) bench/run build
 
