@@ -87,23 +87,30 @@ static int on_complete(void *data, int *errnum)
     return 1;
 }
 
-/* Joins what the first entries of the answer have in common. */
+/* Entries are pairs of a length and flags; neighbours that are alike come as one. */
 static int on_extents(void *data, const char *context, uint64_t offset, uint32_t *entries, size_t n_entries,
                       int *errnum)
 {
-    Qcow2NbdRequest *request = ((Job *) data)->request;
+    GArray *extents = ((Job *) data)->request->extents;
     (void) offset;
     (void) errnum;
 
     if (strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0) {
         return 0;
     }
-    for (size_t i = 0; i + 1 < n_entries && entries[i + 1] == entries[1]; i += 2) {
-        request->extent.len_bytes += entries[i];
+    for (size_t i = 0; i + 1 < n_entries; i += 2) {
+        Qcow2IoExtent extent = {
+            .len_bytes = entries[i],
+            .zero = entries[i + 1] & LIBNBD_STATE_ZERO,
+            .hole = entries[i + 1] & LIBNBD_STATE_HOLE,
+        };
+        Qcow2IoExtent *last = extents->len ? &g_array_index(extents, Qcow2IoExtent, extents->len - 1) : NULL;
+        if (last && last->zero == extent.zero && last->hole == extent.hole) {
+            last->len_bytes += extent.len_bytes;
+        } else {
+            g_array_append_val(extents, extent);
+        }
     }
-    request->extent.len_bytes = MIN(request->extent.len_bytes, request->len_bytes);
-    request->extent.zero = n_entries > 1 && (entries[1] & LIBNBD_STATE_ZERO);
-    request->extent.hole = n_entries > 1 && (entries[1] & LIBNBD_STATE_HOLE);
     return 0;
 }
 
@@ -127,9 +134,8 @@ static int64_t give_to_libnbd(struct nbd_handle *handle, Job *job)
         return nbd_aio_zero(handle, request->len_bytes, request->offset, completion, fua | no_hole);
     case QCOW2_NBD_FLUSH:
         return nbd_aio_flush(handle, completion, 0);
-    case QCOW2_NBD_EXTENT:
-        return nbd_aio_block_status(handle, request->len_bytes, request->offset, extents, completion,
-                                    LIBNBD_CMD_FLAG_REQ_ONE);
+    case QCOW2_NBD_EXTENTS:
+        return nbd_aio_block_status(handle, request->len_bytes, request->offset, extents, completion, 0);
     }
     return -1;
 }

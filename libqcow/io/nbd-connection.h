@@ -20,7 +20,7 @@ typedef enum {
     QCOW2_NBD_WRITE,
     QCOW2_NBD_ZERO,
     QCOW2_NBD_FLUSH,
-    QCOW2_NBD_EXTENT,
+    QCOW2_NBD_EXTENTS,
 } Qcow2NbdKind;
 
 /** One command; offsets and lengths keep to the block sizes of the export. */
@@ -31,7 +31,7 @@ typedef struct Qcow2NbdRequest {
     const void *write_from;           /* WRITE */
     bool fua;                         /* WRITE, ZERO: on stable storage when it ends */
     bool keep_allocated;              /* ZERO */
-    Qcow2IoExtent extent;             /* EXTENT: the answer */
+    GArray *extents;                  /* EXTENTS: gets the answer, Qcow2IoExtent from @offset on */
 } Qcow2NbdRequest;
 
 /** qcow2_nbd_connection_new: starts to connect; NULL with an error only when no thread can be made. */

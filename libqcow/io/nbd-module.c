@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "io/nbd-connection.h"
+#include "io/nbd-extents.h"
 #include "util/bits.h"
 #include "util/error.h"
 
@@ -29,6 +30,7 @@ typedef struct NbdIo {
     uint64_t min_block, max_block;
     GMutex mutex;                     /* guards the next field */
     GPtrArray *connections;           /* Qcow2NbdConnection; the first was ready when this was made */
+    Qcow2NbdExtents *extents;
     GMutex edge_mutex;                /* held while part of a block is changed */
     gint flush_failed;                /* atomic */
 } NbdIo;
@@ -204,26 +206,37 @@ static bool nbd_read(Qcow2Io *io, uint64_t offset, void *buffer, size_t len_byte
     return true;
 }
 
-static bool nbd_extent(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2IoExtent *ret, GError **error)
+static bool ask_extents(NbdIo *nbd, uint64_t offset, uint64_t len_bytes, GError **error)
 {
-    NbdIo *nbd = (NbdIo *) io;
     uint64_t start = block_start(nbd, offset);
     uint64_t end = block_end(nbd, offset + MIN(len_bytes, MAX_DATALESS));
-    Qcow2NbdRequest request = { .kind = QCOW2_NBD_EXTENT, .offset = start, .len_bytes = end - start };
+    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2IoExtent));
+    Qcow2NbdRequest request = {
+        .kind = QCOW2_NBD_EXTENTS, .offset = start, .len_bytes = end - start, .extents = extents,
+    };
     int errnum;
 
-    *ret = (Qcow2IoExtent) { .len_bytes = len_bytes };
-    if (!nbd->export.can_extents) {
-        return true;
-    }
     if (!run(nbd, &request, &errnum, error)) {
         return false;
     }
-    /* An answer that ends in the block that was rounded to says nothing about the range: data, then. */
-    if (request.extent.len_bytes > offset - start) {
-        *ret = request.extent;
-        ret->len_bytes -= offset - start;
+    qcow2_nbd_extents_put(nbd->extents, start, g_steal_pointer(&extents));
+    return true;
+}
+
+/* What we write ourselves changes the extents, so only a place for reading looks at an earlier answer. */
+static bool nbd_extent(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2IoExtent *ret, GError **error)
+{
+    NbdIo *nbd = (NbdIo *) io;
+
+    *ret = (Qcow2IoExtent) { .len_bytes = len_bytes };
+    if (!nbd->export.can_extents || (!io->writable && qcow2_nbd_extents_find(nbd->extents, offset, ret))) {
+        return true;
     }
+    if (!ask_extents(nbd, offset, len_bytes, error)) {
+        return false;
+    }
+    /* A server may say less than it was asked: then all is data, as it is for one that says nothing. */
+    qcow2_nbd_extents_find(nbd->extents, offset, ret);
     return true;
 }
 
@@ -359,6 +372,7 @@ static void nbd_close_io(Qcow2Io *io)
     NbdIo *nbd = (NbdIo *) io;
 
     g_ptr_array_unref(nbd->connections);
+    qcow2_nbd_extents_free(nbd->extents);
     g_mutex_clear(&nbd->mutex);
     g_mutex_clear(&nbd->edge_mutex);
 }
@@ -413,6 +427,7 @@ static Qcow2Io *nbd_new(const char *uri, bool writable, Qcow2Cache cache, unsign
     nbd->max_block = MAX(qcow2_align_down(nbd->max_block, nbd->min_block), nbd->min_block);
     nbd->connections = g_ptr_array_new_with_free_func((GDestroyNotify) qcow2_nbd_connection_free);
     g_ptr_array_add(nbd->connections, first);
+    nbd->extents = qcow2_nbd_extents_new();
     g_mutex_init(&nbd->mutex);
     g_mutex_init(&nbd->edge_mutex);
     return &nbd->io;
