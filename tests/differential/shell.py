@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Runs commands in one folder and remembers them, so that a failing case can be repeated by hand."""
+
+import os
+import shlex
+import subprocess
+
+
+class Failure(Exception):
+    """A promise that does not hold, or a command that did not end as it must."""
+
+
+class Shell:
+    def __init__(self, folder, paths):
+        self.folder = folder
+        self.lines = []
+        self.environment = dict(os.environ, LC_ALL="C.UTF-8", TZ="UTC", TMPDIR=folder)
+        self.environment["PATH"] = os.pathsep.join([*paths, os.environ["PATH"]])
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def note(self, line):
+        """A line of the script that was not run by run()."""
+        self.lines.append(line)
+
+    def run(self, *command, ok=(0,), timeout=120, to_file=None):
+        """Runs a command and returns what it printed; @to_file takes standard output, through a pipe."""
+        redirection = f" | cat >{shlex.quote(to_file)}" if to_file else ""
+        self.lines.append(shlex.join(command) + redirection)
+        try:
+            result = subprocess.run(command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+                                    capture_output=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise Failure(f"still running after {timeout} seconds: {self.lines[-1]}") from error
+        except FileNotFoundError as error:
+            raise Failure(f"not there: {command[0]}") from error
+
+        if ok is not None and result.returncode not in ok:
+            printed = (result.stdout + result.stderr)[-4000:].decode(errors="replace")
+            raise Failure(f"exit {result.returncode}: {self.lines[-1]}\n{printed}")
+        if to_file:
+            with open(self.path(to_file), "wb") as file:
+                file.write(result.stdout)
+        return result.stdout.decode(errors="replace")
+
+    def copy(self, source, target):
+        self.run("cp", "--sparse=always", source, target)
+
+    def script(self):
+        """Everything that was run, for a person to paste."""
+        return self.lines
