@@ -111,8 +111,8 @@ static const Option raw_options[] = {
 
 static bool fail_value(const Option *option, const char *value, const char *expected, GError **error)
 {
-    return qcow2_fail(error, QCOW2_ERROR_INVALID, "option '%s' does not take '%s'; it takes %s", option->name, value,
-                      expected);
+    return qcow2_fail(error, QCOW2_ERROR_INVALID, "option '%s' does not take '%s'; it takes %s", option->name,
+                      value, expected);
 }
 
 static bool parse_word(const Option *option, const char *value, unsigned *ret, GError **error)
@@ -187,7 +187,8 @@ static bool fail_unknown(const Option *known, const char *name, GError **error)
     g_autoptr(GString) names = g_string_new(NULL);
 
     if (strcmp(name, "encryption") == 0 || g_str_has_prefix(name, "encrypt.")) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "option '%s': encrypted images cannot be made yet", name);
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "option '%s': encrypted images cannot be made yet",
+                          name);
     }
     for (const Option *option = known; option->name; option++) {
         g_string_append_printf(names, "%s%s", names->len ? ", " : "", option->name);
@@ -215,7 +216,8 @@ static bool parse_list(const char *text, const Option *known, Qcow2CreateOptions
             *value++ = '\0';
         }
         if (*word == '\0') {
-            return qcow2_fail(error, QCOW2_ERROR_INVALID, "an option without a name; expected NAME=VALUE[,NAME=VALUE]");
+            return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                              "an option without a name; expected NAME=VALUE[,NAME=VALUE]");
         }
         const Option *option = find_option(known, word, error);
         if (!option || !set_value(options, option, value ? value : "on", error)) {
@@ -231,12 +233,15 @@ static bool check_cluster_size(const Qcow2CreateOptions *options, GError **error
 {
     if (options->cluster_size < MIN_CLUSTER_SIZE || options->cluster_size > MAX_CLUSTER_SIZE
         || (options->cluster_size & (options->cluster_size - 1)) != 0) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Cluster size must be a power of two between %" PRIu64 " and %"
-                          PRIu64 "k", MIN_CLUSTER_SIZE, MAX_CLUSTER_SIZE / 1024);
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "Cluster size must be a power of two between %" PRIu64 " and %" PRIu64 "k",
+                          MIN_CLUSTER_SIZE, MAX_CLUSTER_SIZE / 1024);
     }
     if (options->extended_l2 && options->cluster_size < MIN_SUBCLUSTER_SIZE * QCOW2_SUBCLUSTERS) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Extended L2 entries are only supported with cluster sizes of at"
-                          " least %" PRIu64 " bytes", MIN_SUBCLUSTER_SIZE * QCOW2_SUBCLUSTERS);
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "Extended L2 entries are only supported with cluster sizes of at"
+                          " least %" PRIu64 " bytes",
+                          MIN_SUBCLUSTER_SIZE * QCOW2_SUBCLUSTERS);
     }
     return true;
 }
@@ -246,7 +251,8 @@ static bool check_refcount_bits(const Qcow2CreateOptions *options, GError **erro
     unsigned bits = options->refcount_bits;
 
     if (bits == 0 || bits > MAX_REFCOUNT_BITS || (bits & (bits - 1)) != 0) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Refcount width must be a power of two and may not exceed %u bits",
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "Refcount width must be a power of two and may not exceed %u bits",
                           MAX_REFCOUNT_BITS);
     }
     return true;
@@ -255,12 +261,15 @@ static bool check_refcount_bits(const Qcow2CreateOptions *options, GError **erro
 /* What only version 3 can say. */
 static bool check_version(const Qcow2CreateOptions *options, GError **error)
 {
-    const char *what = options->extended_l2                               ? "Extended L2 entries"
-                     : options->lazy_refcounts                            ? "Lazy refcounts"
-                     : options->refcount_bits != DEFAULT_REFCOUNT_BITS    ? "Other refcount widths than 16 bits"
-                     : options->data_file                                 ? "External data files"
-                     : options->compression != QCOW2_COMPRESSION_ZLIB     ? "Other compression types than zlib"
-                                                                          : NULL;
+    bool other_counts = options->refcount_bits != DEFAULT_REFCOUNT_BITS;
+    bool other_compression = options->compression != QCOW2_COMPRESSION_ZLIB;
+    const char *what = options->extended_l2    ? "Extended L2 entries"
+                     : options->lazy_refcounts ? "Lazy refcounts"
+                     : options->data_file      ? "External data files"
+                     : other_counts            ? "Other refcount widths than 16 bits"
+                     : other_compression       ? "Other compression types than zlib"
+                                               : NULL;
+
     if (options->version < 3 && what) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID, "%s need compatibility level 1.1 (compat=1.1)", what);
     }
@@ -276,10 +285,12 @@ static bool check_files(const Qcow2CreateOptions *options, GError **error)
         return qcow2_fail(error, QCOW2_ERROR_INVALID, "data_file_raw requires data_file");
     }
     if (options->data_file_raw && options->backing_file) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Backing file and data_file_raw cannot be used at the same time");
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "Backing file and data_file_raw cannot be used at the same time");
     }
     if (options->backing_file && options->preallocation != QCOW2_PREALLOCATION_OFF && !options->extended_l2) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Backing file and preallocation can only be used at the same time"
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "Backing file and preallocation can only be used at the same time"
                           " if extended_l2 is on");
     }
     return true;
@@ -287,13 +298,14 @@ static bool check_files(const Qcow2CreateOptions *options, GError **error)
 
 bool qcow2_create_options_check(const Qcow2CreateOptions *options, GError **error)
 {
-    return check_cluster_size(options, error) && check_refcount_bits(options, error) && check_version(options, error)
-        && check_files(options, error);
+    return check_cluster_size(options, error) && check_refcount_bits(options, error)
+        && check_version(options, error) && check_files(options, error);
 }
 
 bool qcow2_create_options_parse(const char *text, Qcow2CreateOptions *options, GError **error)
 {
-    return (!text || parse_list(text, qcow2_options, options, error)) && qcow2_create_options_check(options, error);
+    return (!text || parse_list(text, qcow2_options, options, error))
+        && qcow2_create_options_check(options, error);
 }
 
 bool qcow2_create_options_parse_raw(const char *text, Qcow2CreateOptions *options, GError **error)

@@ -34,8 +34,8 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2CreateOptions, qcow2_create_options_clear)
 
 /**
  * qcow2_create_options_parse:
- * @text: "NAME=VALUE,…" as qemu-img reads it: a comma in a value is doubled, of a name that comes twice the last
- *        one counts, a name alone means "on"; NULL for none
+ * @text: "NAME=VALUE,…" as qemu-img reads it: a comma in a value is doubled, of a name that comes twice the
+ *        last one counts, a name alone means "on"; NULL for none
  * @options: initialized
  *
  * Options for a qcow2 image, each checked by itself and all of them, with the defaults, against each other.
@@ -48,7 +48,7 @@ bool qcow2_create_options_parse(const char *text, Qcow2CreateOptions *options, G
 /** qcow2_create_options_parse_raw: the same for a raw image, which has a size and preallocation only. */
 bool qcow2_create_options_parse_raw(const char *text, Qcow2CreateOptions *options, GError **error);
 
-/** qcow2_create_options_check: whether the values fit each other, for a caller that has changed some of them. */
+/** qcow2_create_options_check: whether the values fit each other, for a caller that changed some of them. */
 bool qcow2_create_options_check(const Qcow2CreateOptions *options, GError **error);
 
 #endif

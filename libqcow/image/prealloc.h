@@ -9,8 +9,8 @@
  * qcow2_image_is_preallocated:
  *
  * Whether the image uses clearly more clusters than its file has room for on the host, as one made with
- * preallocation=metadata does: then data clusters may be holes of the file, and asking for these pays. The rule
- * is that of QEMU, so that both say the same. False for a raw image, and where it cannot be known.
+ * preallocation=metadata does: then data clusters may be holes of the file, and asking for these pays. The
+ * rule is that of QEMU, so that both say the same. False for a raw image, and where it cannot be known.
  */
 bool qcow2_image_is_preallocated(Qcow2Image *image);
 

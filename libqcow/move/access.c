@@ -19,7 +19,8 @@ typedef struct Kept {
 /* Errors that say "not to you" or "not here", EINVAL also for an id that a user namespace does not map. */
 static bool is_refusal(int errnum)
 {
-    return errnum == EPERM || errnum == EACCES || errnum == EOPNOTSUPP || errnum == EINVAL || errnum == ENOSYS;
+    return errnum == EPERM || errnum == EACCES || errnum == EOPNOTSUPP || errnum == EINVAL
+        || errnum == ENOSYS;
 }
 
 static bool copy_owner(const struct stat *from, int to_fd, Kept *kept, GError **error)

@@ -5,8 +5,8 @@
 #include "util/bits.h"
 
 /*
- * A call is for an eighth of a window, so at most 2^14 descriptors and 1 MiB of what they become: some of them
- * at a time stay far below 64 MiB, and a small disk with a deep chain gives work to every processor, too.
+ * A call is for an eighth of a window, so at most 2^14 descriptors and 1 MiB of what they become: some calls
+ * at a time stay far below 64 MiB, and a small disk with a deep chain is work for every processor, too.
  */
 #define CALLS_PER_WINDOW 8u
 
@@ -21,7 +21,7 @@ typedef struct Piece {
     Qcow2State *state;
     const bool *preallocated;
     GArray *found;            /* Qcow2MapExtent */
-    /* The last answer about holes of a layer's file; host offsets mostly rise, so that one serves many extents. */
+    /* The last answer about holes of a layer's file: host offsets mostly rise, so it serves many extents. */
     unsigned hole_layer;
     uint64_t hole_start, hole_end;
     bool is_hole;
@@ -156,8 +156,8 @@ static void put_extent(Piece *piece, const Qcow2Extent *extent)
 /* ---- Ranges that no layer allocates ------------------------------------------------------------ */
 
 /*
- * From which guest offset on nothing allocates an extent, and the layer that is said to answer there: the last
- * one of the chain, or the one above a layer that ends before.
+ * From which guest offset on nothing allocates an extent, and the layer that is said to answer there: the
+ * last one of the chain, or the one above a layer that ends before.
  */
 static uint64_t nothing_from(const Qcow2State *state, const Qcow2Extent *extent, unsigned *ret_depth)
 {
@@ -188,8 +188,8 @@ static bool ask_layer(Qcow2State *state, unsigned depth, GArray *ranges, GArray 
     bool is_snapshot = depth == 0 && state->kind == QCOW2_STATE_SNAPSHOT;
     Qcow2View view = is_snapshot ? state->view : qcow2_image_active_view(image);
 
-    if (!qcow2_image_map(image, &view, (const Qcow2Range *)(const void *)ranges->data, ranges->len, depth, kept,
-                         error)) {
+    if (!qcow2_image_map(image, &view, (const Qcow2Range *)(const void *)ranges->data, ranges->len, depth,
+                         kept, error)) {
         g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(state->chain, depth));
         return false;
     }
@@ -198,9 +198,9 @@ static bool ask_layer(Qcow2State *state, unsigned depth, GArray *ranges, GArray 
 }
 
 /*
- * A subcluster may be unallocated in a cluster that has a place in the file, and that place is shown. The resolved
- * extents do not tell it, so layers with subclusters are asked again, each once: towards the end of the disk the
- * depth of nothing only falls.
+ * A subcluster may be unallocated in a cluster that has a place in the file, and that place is shown. The
+ * resolved extents do not tell it, so layers with subclusters are asked again, each once: towards the end of
+ * the disk the depth of nothing only falls.
  */
 static bool find_kept_places(const Piece *piece, const GArray *extents, GArray *kept, GError **error)
 {
@@ -226,7 +226,8 @@ static bool find_kept_places(const Piece *piece, const GArray *extents, GArray *
 }
 
 /* Cuts [start, end) along what was kept there; @at is the first item of @kept that may lie in it. */
-static void put_nothing(Piece *piece, uint64_t start, uint64_t end, unsigned depth, const GArray *kept, guint *at)
+static void put_nothing(Piece *piece, uint64_t start, uint64_t end, unsigned depth, const GArray *kept,
+                        guint *at)
 {
     while (start < end) {
         const Qcow2Extent *place = *at < kept->len ? &g_array_index(kept, Qcow2Extent, *at) : NULL;
@@ -313,8 +314,8 @@ bool qcow2_mapper_finds_holes(const Qcow2Mapper *mapper)
     return mapper->finds_holes;
 }
 
-bool qcow2_mapper_map(const Qcow2Mapper *mapper, const Qcow2Range *ranges, size_t n_ranges, GArray *ret_extents,
-                      GError **error)
+bool qcow2_mapper_map(const Qcow2Mapper *mapper, const Qcow2Range *ranges, size_t n_ranges,
+                      GArray *ret_extents, GError **error)
 {
     g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
     Piece piece = { .state = mapper->state, .preallocated = mapper->preallocated, .found = ret_extents };

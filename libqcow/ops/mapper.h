@@ -27,8 +27,8 @@ bool qcow2_mapper_finds_holes(const Qcow2Mapper *mapper);
  * @ranges: sorted, below the size of the state
  * @ret_extents: emptied, then gets Qcow2MapExtent in guest order, neighbours merged
  */
-bool qcow2_mapper_map(const Qcow2Mapper *mapper, const Qcow2Range *ranges, size_t n_ranges, GArray *ret_extents,
-                      GError **error);
+bool qcow2_mapper_map(const Qcow2Mapper *mapper, const Qcow2Range *ranges, size_t n_ranges,
+                      GArray *ret_extents, GError **error);
 
 /** qcow2_map_continues: whether @next is more of @last, in the guest and on the host. */
 bool qcow2_map_continues(const Qcow2MapExtent *last, const Qcow2MapExtent *next);

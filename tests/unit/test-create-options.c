@@ -24,7 +24,8 @@ static void test_defaults(void)
     g_assert_cmpint(options.preallocation, ==, QCOW2_PREALLOCATION_OFF);
     g_assert_false(options.extended_l2 || options.lazy_refcounts || options.data_file_raw);
     g_assert_null(options.backing_file);
-    g_assert_false(options.has_cluster_size || options.has_version || options.has_compression || options.has_size);
+    g_assert_false(options.has_cluster_size || options.has_version || options.has_compression
+                   || options.has_size);
 }
 
 static void test_every_option(void)
@@ -32,7 +33,8 @@ static void test_every_option(void)
     g_auto(Qcow2CreateOptions) options = { 0 };
 
     parse("size=1G,cluster_size=128k,compat=1.1,refcount_bits=0x20,extended_l2=on,lazy_refcounts=yes,"
-          "compression_type=zstd,preallocation=falloc,backing_file=a,,b,backing_fmt=raw,data_file=d", &options);
+          "compression_type=zstd,preallocation=falloc,backing_file=a,,b,backing_fmt=raw,data_file=d",
+          &options);
     g_assert_cmpuint(options.size, ==, UINT64_C(1) << 30);
     g_assert_cmpuint(options.cluster_size, ==, 131072);
     g_assert_cmpuint(options.version, ==, 3);
@@ -43,16 +45,18 @@ static void test_every_option(void)
     g_assert_cmpstr(options.backing_file, ==, "a,b");
     g_assert_cmpstr(options.backing_format, ==, "raw");
     g_assert_cmpstr(options.data_file, ==, "d");
-    g_assert_true(options.has_size && options.has_cluster_size && options.has_version && options.has_refcount_bits);
+    g_assert_true(options.has_size && options.has_cluster_size && options.has_version
+                  && options.has_refcount_bits);
     g_assert_true(options.has_extended_l2 && options.has_lazy_refcounts && options.has_compression);
     g_assert_true(options.has_preallocation && !options.has_data_file_raw);
 }
 
 static void test_spelling(void)
 {
-    const char *const on[] = { "extended_l2", "extended_l2=on", "extended_l2=y", "extended_l2=true", "extended_l2=yes",
-                               "extended_l2=off,extended_l2=on" };
-    const char *const off[] = { "extended_l2=off", "extended_l2=no", "extended_l2,extended_l2=n", "extended_l2=false" };
+    const char *const on[] = { "extended_l2",      "extended_l2=on",  "extended_l2=y",
+                               "extended_l2=true", "extended_l2=yes", "extended_l2=off,extended_l2=on" };
+    const char *const off[] = { "extended_l2=off", "extended_l2=no", "extended_l2,extended_l2=n",
+                                "extended_l2=false" };
     const char *const v2[] = { "compat=0.10", "compat=v2", "compat=1.1,compat=0.10" };
 
     for (size_t i = 0; i < G_N_ELEMENTS(on); i++) {
@@ -112,7 +116,8 @@ static void test_refused(void)
         { "data_file_raw=on,data_file=d,backing_file=b", "cannot be used at the same time" },
         { "backing_fmt=raw", "without backing file" },
         { "preallocation=metadata,backing_file=b", "if extended_l2 is on" },
-        { "bogus=1", "there is no option 'bogus'; there are backing_file, backing_fmt, cluster_size, compat, " },
+        { "bogus=1",
+          "there is no option 'bogus'; there are backing_file, backing_fmt, cluster_size, compat, " },
         { "CLUSTER_SIZE=64k", "there is no option" },
         { "", "without a name" },
         { ",compat=1.1", "without a name" },

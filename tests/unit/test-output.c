@@ -450,7 +450,8 @@ int main(int argc, char **argv)
     ADD("every-cache-mode", test_every_cache_mode);
     ADD("existing-is-kept-unless-asked", test_existing_is_kept_unless_asked);
     ADD("file-that-appeared-is-not-clobbered", test_file_that_appeared_is_not_clobbered);
-    ADD("file-that-appeared-is-replaced-with-its-access", test_file_that_appeared_is_replaced_with_its_access);
+    ADD("file-that-appeared-is-replaced-with-its-access",
+        test_file_that_appeared_is_replaced_with_its_access);
     ADD("old-that-vanished-still-gives-its-access", test_old_that_vanished_still_gives_its_access);
     ADD("folder-that-appeared-is-an-error", test_folder_that_appeared_is_an_error);
     ADD("links-are-followed", test_links_are_followed);
