@@ -125,6 +125,7 @@ typedef void (*Qcow2WarnFunc)(const char *message, void *data);
 /** How to open an image. All zero: read only, format probed, QEMU's locks taken. */
 typedef struct Qcow2OpenOptions {
     const char *format;      /* "qcow2", "raw", or NULL to probe */
+    bool writable;           /* the image itself is opened for writing; those below it never are */
     bool force_share;        /* read although a VM holds the image's locks */
     bool untrusted;          /* follow no name found inside an image */
     bool image_opts;         /* the name is "driver=…,file.filename=…" */
@@ -293,6 +294,25 @@ bool qcow2_state_map(Qcow2State *state, uint64_t start, uint64_t length,
  */
 bool qcow2_state_read(Qcow2State *state, uint64_t offset, void *buffer, size_t length, GError **error);
 
+/* ---- Internal snapshots ------------------------------------------------------------------------ */
+
+/*
+ * All four need a chain that was opened writable. Each is all or nothing, at every moment: a crash leaves the
+ * image as it was or as it should be, and leaks nothing.
+ */
+
+/** qcow2_snapshot_create: Errors: QCOW2_ERROR_EXISTS when the name is taken; _UNSUPPORTED; _NO_SPACE. */
+bool qcow2_snapshot_create(Qcow2Chain *chain, const char *name, GError **error);
+
+/** qcow2_snapshot_apply: the active layer becomes the snapshot; @state as in qcow2_state_open(). */
+bool qcow2_snapshot_apply(Qcow2Chain *chain, const char *state, GError **error);
+
+/** qcow2_snapshot_delete: @state is a snapshot's name or id. */
+bool qcow2_snapshot_delete(Qcow2Chain *chain, const char *state, GError **error);
+
+/** qcow2_snapshot_rename: Errors: QCOW2_ERROR_EXISTS when the new name is taken. */
+bool qcow2_snapshot_rename(Qcow2Chain *chain, const char *state, const char *new_name, GError **error);
+
 /* ---- Operations -------------------------------------------------------------------------------- */
 
 /** What a differing range is in TO. */
@@ -353,19 +373,29 @@ typedef enum {
     QCOW2_COMPARE_SIZE,             /* strict: the sizes differ */
 } Qcow2CompareVerdict;
 
+/** What a comparison was doing: when it fails, this tells which of qemu-img's exit codes fits. */
+typedef enum {
+    QCOW2_COMPARE_OPENING,          /* the images below those that were given */
+    QCOW2_COMPARE_METADATA,         /* finding out what is where */
+    QCOW2_COMPARE_DATA,             /* reading guest data */
+} Qcow2CompareStage;
+
 typedef struct Qcow2CompareResult {
     Qcow2CompareVerdict verdict;
-    uint64_t offset;
+    uint64_t offset;                /* as qemu-img tells it: of the first sector that differs */
     bool sizes_differ;              /* without strict this is only worth a warning */
-    uint64_t bytes_read;            /* data bytes that metadata could not decide */
+    uint64_t bytes_read;            /* guest bytes that metadata could not decide */
+    Qcow2CompareStage stage;        /* of the failure, also set when qcow2_compare() returns false */
 } Qcow2CompareResult;
 
 /**
  * qcow2_compare:
- * @func: NULL to stop at the first difference; otherwise gets every differing range, neighbours merged
+ * @func: NULL to stop at the first difference; otherwise gets every differing range, exact to 512 bytes,
+ *        with what @b holds there, neighbours of one kind merged; returning false stops
  *
  * Compares the guest contents of two states, of one chain or of two. The shorter reads as zeros past
- * its end. Data is read only where metadata cannot tell.
+ * its end. Data is read only where metadata cannot tell. With strict set it must also be the same
+ * whether a range is allocated, data or zeros, and plain or compressed; the verdict is what comes first.
  */
 bool qcow2_compare(Qcow2State *a, Qcow2State *b, const Qcow2CompareOptions *options,
                    Qcow2DiffFunc func, void *data, Qcow2CompareResult *ret_result,

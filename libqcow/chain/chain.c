@@ -65,7 +65,7 @@ Qcow2Chain *qcow2_chain_open(const char *name, const Qcow2OpenOptions *options, 
     if (!place || !set_format(place, how->format, error)) {
         return NULL;
     }
-    Qcow2Layer *layer = qcow2_layer_open(g_steal_pointer(&place), how, error);
+    Qcow2Layer *layer = qcow2_layer_open(g_steal_pointer(&place), how, how->writable, error);
     return layer ? chain_of_layer(layer, name, how) : NULL;
 }
 
@@ -173,7 +173,7 @@ static bool open_next(Qcow2Chain *chain, GError **error)
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the backing chain has more than %u layers", QCOW2_MAX_LAYERS);
     }
     Qcow2Place *place = place_below(above, error);
-    Qcow2Layer *layer = place ? qcow2_layer_open(place, &chain->options, error) : NULL;
+    Qcow2Layer *layer = place ? qcow2_layer_open(place, &chain->options, false, error) : NULL;
     if (!layer) {
         g_prefix_error(error, "backing file of '%s': ", above->place->shown);
         return false;

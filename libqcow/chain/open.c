@@ -46,27 +46,30 @@ static const char *probe_format(const uint8_t *start)
     return "raw";
 }
 
-static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options, GError **error)
+static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options, bool writable, GError **error)
 {
     if (place->kind == QCOW2_PLACE_NBD) {
-        return qcow2_io_nbd_open(place->target, false, options->cache, options->n_threads, error);
+        return qcow2_io_nbd_open(place->target, writable, options->cache, options->n_threads, error);
     }
-    Qcow2FileOptions file_options = { .cache = options->cache };
+    Qcow2FileOptions file_options = { .writable = writable, .cache = options->cache };
     return qcow2_io_file_open(place->target, &file_options, error);
 }
 
 /*
- * What QEMU holds for an image that is only read: a qcow2 file must not be written or resized by others,
- * since its tables would move under the reader; the bytes of a raw file may change.
+ * What QEMU holds: while a qcow2 file is read others must not write or resize it, since its tables would move
+ * under the reader; the bytes of a raw file may change. Who writes shares neither.
  */
-static bool lock_for_reading(Qcow2Io *io, bool is_qcow2, const Qcow2OpenOptions *options, GError **error)
+static bool lock_image(Qcow2Io *io, bool is_qcow2, const Qcow2OpenOptions *options, GError **error)
 {
-    Qcow2Perm shared = QCOW2_PERM_ALL;
+    Qcow2Perm used = QCOW2_PERM_CONSISTENT_READ, shared = QCOW2_PERM_ALL;
 
-    if (is_qcow2 && !options->force_share) {
+    if (io->writable) {
+        used |= QCOW2_PERM_WRITE | QCOW2_PERM_RESIZE;
+    }
+    if (io->writable || (is_qcow2 && !options->force_share)) {
         shared = QCOW2_PERM_CONSISTENT_READ | QCOW2_PERM_WRITE_UNCHANGED;
     }
-    return qcow2_io_file_lock(io, QCOW2_PERM_CONSISTENT_READ, shared, error);
+    return qcow2_io_file_lock(io, used, shared, error);
 }
 
 static bool decide_format(Qcow2Layer *layer, Qcow2Io *io, const char **ret_format, GError **error)
@@ -96,7 +99,7 @@ static bool open_image(Qcow2Layer *layer, Qcow2Io *io, const Qcow2OpenOptions *o
         return false;
     }
     bool is_qcow2 = strcmp(format, "qcow2") == 0;
-    if (!lock_for_reading(io, is_qcow2, options, error) || !qcow2_io_identify(io, &layer->identity, error)) {
+    if (!lock_image(io, is_qcow2, options, error) || !qcow2_io_identify(io, &layer->identity, error)) {
         return false;
     }
     layer->image = is_qcow2 ? qcow2_image_open(io, error)
@@ -120,9 +123,9 @@ Qcow2Layer *qcow2_layer_open_io(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenO
     return layer;
 }
 
-Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options, GError **error)
+Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options, bool writable, GError **error)
 {
-    g_autoptr(Qcow2Io) io = open_io(place, options, error);
+    g_autoptr(Qcow2Io) io = open_io(place, options, writable, error);
 
     if (!io) {
         g_prefix_error(error, "'%s': ", place->shown);
@@ -206,7 +209,7 @@ Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *
     if (!place) {
         place = found = data_file_place(layer, error);
     }
-    g_autoptr(Qcow2Io) io = place ? open_io(place, options, error) : NULL;
+    g_autoptr(Qcow2Io) io = place ? open_io(place, options, false, error) : NULL;
     if (!io) {
         g_prefix_error(error, "data file: ");
         return NULL;
@@ -215,5 +218,5 @@ Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *
         qcow2_corrupt(error, "the image names itself as its data file");
         return NULL;
     }
-    return lock_for_reading(io, true, options, error) ? g_steal_pointer(&io) : NULL;
+    return lock_image(io, true, options, error) ? g_steal_pointer(&io) : NULL;
 }

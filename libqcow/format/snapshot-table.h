@@ -39,6 +39,12 @@ bool qcow2_snapshot_entry_len(const uint8_t *bytes, size_t *ret_len, GError **er
  */
 bool qcow2_snapshot_entry_decode(const Qcow2Header *header, const uint8_t *bytes, size_t len_bytes,
                                  Qcow2SnapshotEntry *ret, GError **error);
+
+/** qcow2_snapshot_entry_encode: a new raw entry, with the extra data that QEMU writes; without padding. */
+GBytes *qcow2_snapshot_entry_encode(const Qcow2Snapshot *info, uint64_t l1_offset, uint32_t l1_entries);
+
+/** qcow2_snapshot_entry_renamed: a raw entry with another name; everything else is kept. */
+GBytes *qcow2_snapshot_entry_renamed(GBytes *raw, const char *name);
 void qcow2_snapshot_entry_clear(Qcow2SnapshotEntry *entry);
 
 /** qcow2_snapshot_entry_check: whether the snapshot can be read: L1 table and size are in QEMU's limits. */

@@ -6,6 +6,9 @@
 #include "util/bits.h"
 #include "util/error.h"
 
+/* In the worst case each of them has 1 MiB of ranges. */
+#define WINDOWS_AHEAD 16u
+
 struct Qcow2Diff {
     Qcow2State *a, *b;
     unsigned stop_a, stop_b;      /* the first layer of each that both share, with all below it */
@@ -15,7 +18,9 @@ struct Qcow2Diff {
     Qcow2State *larger_state;
     Qcow2Range straddle;          /* the part of the smaller state's last cluster that is past its end */
     bool straddle_known, straddle_is_zero;
-    GArray *candidates;           /* Qcow2Range */
+    GArray *ahead;                /* Qcow2Range: entries that differ, in ahead_range */
+    Qcow2Range ahead_range;
+    GArray *candidates;           /* Qcow2Range: of one window */
     GArray *undecided;            /* Qcow2Range: zero in one, in the other whatever the shared layers say */
     GArray *extents_a, *extents_b;
 };
@@ -92,6 +97,7 @@ Qcow2Diff *qcow2_diff_new(Qcow2State *a, Qcow2State *b, GError **error)
 
     diff->a = a;
     diff->b = b;
+    diff->ahead = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     diff->candidates = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     diff->undecided = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     diff->extents_a = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
@@ -111,6 +117,7 @@ void qcow2_diff_free(Qcow2Diff *diff)
     if (!diff) {
         return;
     }
+    g_array_unref(diff->ahead);
     g_array_unref(diff->candidates);
     g_array_unref(diff->undecided);
     g_array_unref(diff->extents_a);
@@ -260,6 +267,44 @@ static bool decide_undecided(Qcow2Diff *diff, GArray *ranges, GError **error)
     return true;
 }
 
+/* Finds the entries that differ for some windows at once, since one is too little work for all processors. */
+static bool look_ahead(Qcow2Diff *diff, Qcow2Range window, GError **error)
+{
+    Qcow2Image *image = qcow2_chain_image(diff->a->chain, 0);
+    uint64_t len = MAX(window.end - window.start, WINDOWS_AHEAD * qcow2_image_window(image));
+
+    if (window.start >= diff->ahead_range.start && window.end <= diff->ahead_range.end) {
+        return true;
+    }
+    g_array_set_size(diff->ahead, 0);
+    diff->ahead_range.start = diff->ahead_range.end = 0;
+    Qcow2Range range = { window.start, MIN(window.start + len, diff->smaller) };
+    if (!qcow2_image_differing(image, &diff->a->view, &diff->b->view, range, diff->ahead, error)) {
+        g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(diff->a->chain, 0));
+        return false;
+    }
+    diff->ahead_range = range;
+    return true;
+}
+
+static void push_part(const GArray *found, Qcow2Range window, GArray *ranges)
+{
+    guint low = 0, high = found->len;
+
+    /* The first that ends in the window or past it. */
+    while (low < high) {
+        guint middle = low + (high - low) / 2;
+        if (items(found)[middle].end <= window.start) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    for (; low < found->len && items(found)[low].start < window.end; low++) {
+        qcow2_ranges_push(ranges, MAX(items(found)[low].start, window.start), MIN(items(found)[low].end, window.end));
+    }
+}
+
 /* What has to be looked at: with tables of one image, only entries that differ and what is past an end. */
 static bool find_candidates(Qcow2Diff *diff, Qcow2Range window, GError **error)
 {
@@ -268,14 +313,14 @@ static bool find_candidates(Qcow2Diff *diff, Qcow2Range window, GError **error)
         qcow2_ranges_push(diff->candidates, window.start, window.end);
         return true;
     }
-    uint64_t both_end = MIN(window.end, diff->smaller);
-    if (window.start < both_end
-        && !qcow2_image_differing(qcow2_chain_image(diff->a->chain, 0), &diff->a->view, &diff->b->view,
-                                  (Qcow2Range) { window.start, both_end }, diff->candidates, error)) {
-        g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(diff->a->chain, 0));
-        return false;
+    Qcow2Range both = { window.start, MIN(window.end, diff->smaller) };
+    if (both.start < both.end) {
+        if (!look_ahead(diff, both, error)) {
+            return false;
+        }
+        push_part(diff->ahead, both, diff->candidates);
     }
-    qcow2_ranges_push(diff->candidates, MAX(window.start, both_end), window.end);
+    qcow2_ranges_push(diff->candidates, MAX(window.start, both.end), window.end);
     return true;
 }
 

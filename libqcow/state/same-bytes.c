@@ -36,8 +36,8 @@ static guint find_extent(const GArray *extents, uint64_t offset)
     return low;
 }
 
-static bool read_range(Qcow2State *state, Qcow2Reader *reader, const GArray *extents, uint64_t start, uint8_t *buffer,
-                       size_t len_bytes, GError **error)
+static bool read_range(Qcow2State *state, Qcow2Reader *reader, const GArray *extents, uint64_t start,
+                       uint8_t *buffer, size_t len_bytes, GError **error)
 {
     uint64_t end = start + len_bytes;
 
@@ -58,18 +58,43 @@ typedef struct Buffers {
     uint8_t *a, *b;
 } Buffers;
 
-static bool unit_differs(const Comparison *comparison, const Buffers *buffers, Qcow2Range unit, bool *ret_differs,
-                         GError **error)
+/*
+ * Compares what is in the buffers, [start, end) of @piece, unit by unit.
+ *
+ * Returns: where to go on: past @end when the unit that goes on there is known to differ.
+ */
+static uint64_t compare_units(const Comparison *comparison, const Buffers *buffers, Qcow2Range piece,
+                              uint64_t start, uint64_t end, GArray *result)
 {
-    *ret_differs = false;
-    for (uint64_t at = unit.start; at < unit.end && !*ret_differs;) {
-        size_t len = MIN(BUFFER_SIZE, unit.end - at);
+    uint64_t unit = comparison->unit, at = start;
+
+    if (memcmp(buffers->a, buffers->b, end - start) == 0) {
+        return end;
+    }
+    while (at < end) {
+        uint64_t unit_start = MAX(qcow2_align_down(at, unit), piece.start);
+        uint64_t unit_end = MIN(qcow2_align_down(at, unit) + unit, piece.end);
+        size_t len = MIN(unit_end, end) - at;
+        bool differs = memcmp(buffers->a + (at - start), buffers->b + (at - start), len) != 0;
+        if (differs) {
+            qcow2_ranges_push(result, unit_start, unit_end);
+        }
+        at = differs ? unit_end : at + len;
+    }
+    return at;
+}
+
+static bool compare_buffers(const Comparison *comparison, const Buffers *buffers, Qcow2Range piece,
+                            GArray *result, GError **error)
+{
+    for (uint64_t at = piece.start; at < piece.end;) {
+        size_t len = MIN(BUFFER_SIZE, piece.end - at);
         if (!read_range(comparison->a, buffers->reader_a, comparison->extents_a, at, buffers->a, len, error)
-            || !read_range(comparison->b, buffers->reader_b, comparison->extents_b, at, buffers->b, len, error)) {
+            || !read_range(comparison->b, buffers->reader_b, comparison->extents_b, at, buffers->b, len,
+                           error)) {
             return false;
         }
-        *ret_differs = memcmp(buffers->a, buffers->b, len) != 0;
-        at += len;
+        at = compare_units(comparison, buffers, piece, at, at + len, result);
     }
     return true;
 }
@@ -83,19 +108,13 @@ static bool compare_piece(size_t index, void *data, GError **error)
     g_autofree uint8_t *buffer_b = g_malloc(BUFFER_SIZE);
     /* One reader for each state: a reader remembers the last cluster that it inflated. */
     Buffers buffers = {
-        qcow2_reader_pool_take(comparison->readers), qcow2_reader_pool_take(comparison->readers), buffer_a, buffer_b,
+        qcow2_reader_pool_take(comparison->readers),
+        qcow2_reader_pool_take(comparison->readers),
+        buffer_a,
+        buffer_b,
     };
-    bool ok = true;
+    bool ok = compare_buffers(comparison, &buffers, piece, result, error);
 
-    for (uint64_t at = piece.start; ok && at < piece.end;) {
-        uint64_t end = MIN(qcow2_align_down(at, comparison->unit) + comparison->unit, piece.end);
-        bool differs;
-        ok = unit_differs(comparison, &buffers, (Qcow2Range) { at, end }, &differs, error);
-        if (ok && differs) {
-            qcow2_ranges_push(result, at, end);
-        }
-        at = end;
-    }
     qcow2_reader_pool_give(comparison->readers, buffers.reader_a);
     qcow2_reader_pool_give(comparison->readers, buffers.reader_b);
     return ok;

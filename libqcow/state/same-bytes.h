@@ -7,7 +7,7 @@
 
 /**
  * qcow2_drop_same_bytes:
- * @unit: ranges are aligned to this many bytes, but for the end of @b; whole units are kept or dropped
+ * @unit: a power of two; whole units are kept or dropped, parts of them only at the ends of a range
  * @ranges: of one window; those in which both states hold the same bytes are taken out
  *
  * Reads both states in parallel. Past its end a state reads as zeros.

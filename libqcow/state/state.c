@@ -69,49 +69,50 @@ static void list_candidates(const GArray *entries, const char *word, MatchBy by,
     }
 }
 
-static const Qcow2SnapshotEntry *find_snapshot(const GArray *entries, const char *word, MatchBy by, GError **error)
+static bool find_entry(const GArray *entries, const char *word, MatchBy by, guint *ret_index, GError **error)
 {
-    const Qcow2SnapshotEntry *found = NULL;
+    bool found = false;
 
     for (guint i = 0; i < entries->len; i++) {
-        const Qcow2SnapshotEntry *entry = &g_array_index(entries, Qcow2SnapshotEntry, i);
-        if (!matches(entry, word, by)) {
+        if (!matches(&g_array_index(entries, Qcow2SnapshotEntry, i), word, by)) {
             continue;
         }
         if (found) {
             g_autoptr(GString) candidates = g_string_new(NULL);
             list_candidates(entries, word, by, candidates);
-            qcow2_fail(error, QCOW2_ERROR_AMBIGUOUS, "'%s' fits more than one snapshot: %s; say name:… or id:…", word,
-                       candidates->str);
-            return NULL;
+            return qcow2_fail(error, QCOW2_ERROR_AMBIGUOUS, "'%s' fits more than one snapshot: %s; say name:… or id:…",
+                              word, candidates->str);
         }
-        found = entry;
+        found = true;
+        *ret_index = i;
     }
-    if (!found) {
-        qcow2_fail(error, QCOW2_ERROR_NOT_FOUND, "snapshot '%s' not found; qcow-snapshot -l lists what there is", word);
+    return found || qcow2_fail(error, QCOW2_ERROR_NOT_FOUND, "snapshot '%s' not found; qcow-snapshot -l lists what there"
+                               " is", word);
+}
+
+bool qcow2_find_snapshot(Qcow2Image *image, const char *word, guint *ret_index, GError **error)
+{
+    MatchBy by = MATCH_ANY;
+
+    if (g_str_has_prefix(word, "name:")) {
+        by = MATCH_NAME;
+        word += strlen("name:");
+    } else if (g_str_has_prefix(word, "id:")) {
+        by = MATCH_ID;
+        word += strlen("id:");
     }
-    return found;
+    return qcow2_image_load_snapshots(image, error) && find_entry(image->snapshots, word, by, ret_index, error);
 }
 
 static bool open_snapshot(Qcow2State *state, const char *name, GError **error)
 {
     Qcow2Image *image = qcow2_chain_image(state->chain, 0);
-    MatchBy by = MATCH_ANY;
+    guint index;
 
-    if (g_str_has_prefix(name, "name:")) {
-        by = MATCH_NAME;
-        name += strlen("name:");
-    } else if (g_str_has_prefix(name, "id:")) {
-        by = MATCH_ID;
-        name += strlen("id:");
-    }
-    if (!qcow2_image_load_snapshots(image, error)) {
+    if (!qcow2_find_snapshot(image, name, &index, error)) {
         return false;
     }
-    const Qcow2SnapshotEntry *entry = find_snapshot(image->snapshots, name, by, error);
-    if (!entry) {
-        return false;
-    }
+    const Qcow2SnapshotEntry *entry = &g_array_index(image->snapshots, Qcow2SnapshotEntry, index);
     if (!qcow2_image_snapshot_view(image, entry, &state->view, error)) {
         g_prefix_error(error, "snapshot '%s': ", entry->name);
         return false;

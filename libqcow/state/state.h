@@ -22,6 +22,12 @@ struct Qcow2State {
     Qcow2Snapshot info;       /* its strings are id and snapshot_name */
 };
 
+/**
+ * qcow2_find_snapshot: a name or id, or "name:NAME" or "id:ID", as an index in the snapshot table.
+ * Errors: QCOW2_ERROR_NOT_FOUND, _AMBIGUOUS; what reading the table reports.
+ */
+bool qcow2_find_snapshot(Qcow2Image *image, const char *word, guint *ret_index, GError **error);
+
 /** qcow2_states_share_size: @empty and @backing get the size of the state they are compared with. */
 void qcow2_states_share_size(Qcow2State *a, Qcow2State *b);
 

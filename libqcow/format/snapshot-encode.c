@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Writing snapshot table entries. Spec: "Snapshots". */
+#include "format/snapshot-table.h"
+#include "format/snapshot-fields.h"
+
+/* What QEMU writes: 64-bit size of the VM state, disk size, icount. */
+#define EXTRA_LEN 24u
+
+GBytes *qcow2_snapshot_entry_encode(const Qcow2Snapshot *info, uint64_t l1_offset, uint32_t l1_entries)
+{
+    size_t id_len = MIN(strlen(info->id), G_MAXUINT16), name_len = MIN(strlen(info->name), G_MAXUINT16);
+    size_t fixed = QCOW2_SNAPSHOT_FIXED + EXTRA_LEN;
+    uint8_t *entry = g_malloc0(fixed + id_len + name_len);
+
+    qcow2_store_be64(entry + ENTRY_L1_OFFSET, l1_offset);
+    qcow2_store_be32(entry + ENTRY_L1_ENTRIES, l1_entries);
+    qcow2_store_be16(entry + ENTRY_ID_LEN, (uint16_t)id_len);
+    qcow2_store_be16(entry + ENTRY_NAME_LEN, (uint16_t)name_len);
+    qcow2_store_be32(entry + ENTRY_DATE_SEC, info->date_sec);
+    qcow2_store_be32(entry + ENTRY_DATE_NSEC, info->date_nsec);
+    qcow2_store_be64(entry + ENTRY_VM_CLOCK, info->vm_clock_nsec);
+    qcow2_store_be32(entry + ENTRY_VM_STATE_SIZE, info->vm_state_size <= G_MAXUINT32 ? (uint32_t)info->vm_state_size : 0);
+    qcow2_store_be32(entry + ENTRY_EXTRA_LEN, EXTRA_LEN);
+    qcow2_store_be64(entry + ENTRY_VM_STATE_SIZE_LARGE, info->vm_state_size);
+    qcow2_store_be64(entry + ENTRY_DISK_SIZE, info->disk_size);
+    qcow2_store_be64(entry + ENTRY_ICOUNT, info->icount);
+    memcpy(entry + fixed, info->id, id_len);
+    memcpy(entry + fixed + id_len, info->name, name_len);
+    return g_bytes_new_take(entry, fixed + id_len + name_len);
+}
+
+GBytes *qcow2_snapshot_entry_renamed(GBytes *raw, const char *name)
+{
+    const uint8_t *old = g_bytes_get_data(raw, NULL);
+    size_t name_len = MIN(strlen(name), G_MAXUINT16);
+    size_t before = QCOW2_SNAPSHOT_FIXED + qcow2_load_be32(old + ENTRY_EXTRA_LEN) + qcow2_load_be16(old + ENTRY_ID_LEN);
+    uint8_t *entry = g_malloc(before + name_len);
+
+    memcpy(entry, old, before);
+    qcow2_store_be16(entry + ENTRY_NAME_LEN, (uint16_t)name_len);
+    memcpy(entry + before, name, name_len);
+    return g_bytes_new_take(entry, before + name_len);
+}

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "image/batch.h"
+
+#include "format/header-fields.h"
+#include "image/free-space.h"
+#include "util/error.h"
+
+#define SECTOR 512u
+#define MAX_OFFSET BIT(56)
+
+/* Looking through more than these for free clusters costs more than the file grows without. */
+#define BLOCKS_LOOKED_AT 32u
+
+typedef struct Run {
+    uint64_t first, n;
+} Run;
+
+struct Qcow2Batch {
+    Qcow2Image *image;
+    Qcow2Header header;       /* fields only: it owns nothing */
+    uint64_t old_len;         /* bytes of the file before */
+    Qcow2CountsCache *counts;
+    Qcow2FreeSpace *space;
+    GArray *uncounted;        /* Run: taken, and not in the counts yet */
+    bool committed;
+};
+
+static bool check_writable(const Qcow2Image *image, GError **error)
+{
+    const Qcow2Header *header = &image->header;
+
+    if (image->kind != QCOW2_IMAGE_QCOW2) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "a raw image has no metadata to change");
+    }
+    if (header->incompatible & QCOW2_INCOMPAT_CORRUPT) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the image is marked corrupt and cannot be written; run qcow-check"
+                          " -r all");
+    }
+    if (header->incompatible & QCOW2_INCOMPAT_DIRTY) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the image was not closed properly and its refcounts may be wrong"
+                          " (dirty bit); run qcow-check -r all");
+    }
+    return true;
+}
+
+static uint64_t place_block(void *data, GError **error)
+{
+    return qcow2_batch_take(data, 1, error);
+}
+
+Qcow2Batch *qcow2_batch_begin(Qcow2Image *image, GError **error)
+{
+    if (!check_writable(image, error)) {
+        return NULL;
+    }
+    g_autoptr(Qcow2Batch) batch = g_new0(Qcow2Batch, 1);
+    batch->image = image;
+    batch->header = image->header;
+    batch->committed = true;    /* nothing to give up yet */
+    batch->uncounted = g_array_new(FALSE, FALSE, sizeof(Run));
+    batch->counts = qcow2_counts_cache_new(image, place_block, batch, error);
+    if (!batch->counts || !qcow2_io_get_size(image->file, &batch->old_len, error)) {
+        return NULL;
+    }
+    batch->space = qcow2_free_space_new(image, batch->counts, BLOCKS_LOOKED_AT, error);
+    if (!batch->space) {
+        return NULL;
+    }
+    batch->committed = false;
+    return g_steal_pointer(&batch);
+}
+
+void qcow2_batch_free(Qcow2Batch *batch)
+{
+    if (!batch) {
+        return;
+    }
+    if (!batch->committed) {
+        /* Best effort: what is past the old end is unused in any case. */
+        qcow2_io_truncate(batch->image->file, batch->old_len, NULL);
+    }
+    qcow2_counts_cache_free(batch->counts);
+    qcow2_free_space_free(batch->space);
+    g_array_unref(batch->uncounted);
+    g_free(batch);
+}
+
+Qcow2Header *qcow2_batch_header(Qcow2Batch *batch)
+{
+    return &batch->header;
+}
+
+Qcow2CountsCache *qcow2_batch_counts(Qcow2Batch *batch)
+{
+    return batch->counts;
+}
+
+uint64_t qcow2_batch_take(Qcow2Batch *batch, uint64_t n_clusters, GError **error)
+{
+    Run run = { qcow2_free_space_take(batch->space, n_clusters), n_clusters };
+
+    if ((run.first + n_clusters) << batch->header.layout.cluster_bits > MAX_OFFSET) {
+        qcow2_fail(error, QCOW2_ERROR_NO_SPACE, "the image would grow past 2^56 bytes");
+        return 0;
+    }
+    g_array_append_val(batch->uncounted, run);
+    return run.first << batch->header.layout.cluster_bits;
+}
+
+bool qcow2_batch_take_for(Qcow2Batch *batch, uint64_t len_bytes, uint64_t *ret_offset, GError **error)
+{
+    uint64_t n = qcow2_div_round_up(len_bytes, batch->header.layout.cluster_size);
+
+    *ret_offset = n > 0 ? qcow2_batch_take(batch, n, error) : 0;
+    return n == 0 || *ret_offset != 0;
+}
+
+bool qcow2_batch_add(Qcow2Batch *batch, uint64_t host_offset, uint64_t len_bytes, int delta, GError **error)
+{
+    unsigned bits = batch->header.layout.cluster_bits;
+
+    if (len_bytes == 0) {
+        return true;
+    }
+    uint64_t first = host_offset >> bits, last = (host_offset + len_bytes - 1) >> bits;
+    return qcow2_counts_cache_add(batch->counts, first, last - first + 1, delta, error);
+}
+
+bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *bytes, size_t len_bytes, GError **error)
+{
+    return qcow2_io_write(batch->image->file, host_offset, bytes, len_bytes, error);
+}
+
+/* ---- Committing -------------------------------------------------------------------------------- */
+
+static bool count_taken(Qcow2Batch *batch, GError **error)
+{
+    for (guint i = 0; i < batch->uncounted->len; i++) {
+        Run run = g_array_index(batch->uncounted, Run, i);
+        if (!qcow2_counts_cache_add(batch->counts, run.first, run.n, 1, error)) {
+            return false;
+        }
+    }
+    g_array_set_size(batch->uncounted, 0);
+    return true;
+}
+
+/*
+ * Counting new clusters changes blocks, changed blocks need new clusters, and more blocks may need a longer
+ * table: until nothing changes any more. Blocks near the end of the file soon cover themselves.
+ */
+static bool settle_counts(Qcow2Batch *batch, GError **error)
+{
+    Qcow2Header *header = &batch->header;
+    uint64_t cluster_size = header->layout.cluster_size;
+    uint64_t placed = 1;
+
+    if (!qcow2_batch_add(batch, header->reftable_offset, header->reftable_clusters * cluster_size, -1, error)) {
+        return false;
+    }
+    header->reftable_clusters = 0;
+    while (placed > 0 || batch->uncounted->len > 0) {
+        if (!count_taken(batch, error) || !qcow2_counts_cache_place_all(batch->counts, &placed, error)) {
+            return false;
+        }
+        uint64_t needed = qcow2_div_round_up(qcow2_counts_cache_n_blocks(batch->counts) * 8, cluster_size);
+        if (needed * cluster_size > QCOW2_MAX_REFTABLE_BYTES) {
+            return qcow2_fail(error, QCOW2_ERROR_NO_SPACE, "the refcount table would grow past %" PRIu64 " bytes",
+                              QCOW2_MAX_REFTABLE_BYTES);
+        }
+        if (needed > header->reftable_clusters) {
+            if (!qcow2_batch_add(batch, header->reftable_offset, header->reftable_clusters * cluster_size, -1, error)) {
+                return false;
+            }
+            header->reftable_offset = qcow2_batch_take(batch, needed, error);
+            header->reftable_clusters = (uint32_t)needed;
+            if (header->reftable_offset == 0) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool write_everything(Qcow2Batch *batch, GError **error)
+{
+    uint64_t end = qcow2_free_space_end(batch->space) << batch->header.layout.cluster_bits;
+    uint64_t size;
+
+    if (!qcow2_counts_cache_write(batch->counts, batch->header.reftable_offset, batch->header.reftable_clusters, error)
+        || !qcow2_io_get_size(batch->image->file, &size, error)) {
+        return false;
+    }
+    /* The last cluster whole, so that a later write to it cannot fail for want of a longer file. */
+    return (size >= end || qcow2_io_truncate(batch->image->file, end, error))
+        && qcow2_io_flush(batch->image->file, error);
+}
+
+/* The fields that are roots, all in the first sector; everything else in it stays as it is. */
+static void patch_sector(const Qcow2Header *header, uint8_t sector[SECTOR])
+{
+    qcow2_store_be64(sector + FIELD_SIZE, header->size);
+    qcow2_store_be32(sector + FIELD_L1_ENTRIES, header->l1_entries);
+    qcow2_store_be64(sector + FIELD_L1_OFFSET, header->l1_offset);
+    qcow2_store_be64(sector + FIELD_REFTABLE_OFFSET, header->reftable_offset);
+    qcow2_store_be32(sector + FIELD_REFTABLE_CLUSTERS, header->reftable_clusters);
+    qcow2_store_be32(sector + FIELD_N_SNAPSHOTS, header->n_snapshots);
+    qcow2_store_be64(sector + FIELD_SNAPSHOTS_OFFSET, header->snapshots_offset);
+    if (header->layout.version >= 3) {
+        qcow2_store_be64(sector + FIELD_INCOMPATIBLE, header->incompatible);
+        qcow2_store_be64(sector + FIELD_COMPATIBLE, header->compatible);
+        /* Who writes clears what it does not know. */
+        qcow2_store_be64(sector + FIELD_AUTOCLEAR,
+                         header->autoclear & (QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA));
+    }
+}
+
+static bool publish(Qcow2Batch *batch, GError **error)
+{
+    uint8_t sector[SECTOR];
+    Qcow2Image *image = batch->image;
+
+    if (!qcow2_io_read(image->file, 0, sector, sizeof(sector), error)) {
+        return false;
+    }
+    patch_sector(&batch->header, sector);
+    if (!qcow2_io_write(image->file, 0, sector, sizeof(sector), error) || !qcow2_io_flush(image->file, error)) {
+        g_prefix_error(error, "header: ");
+        /* It may be on disk all the same: neither state may be cut off. */
+        batch->committed = true;
+        return false;
+    }
+    batch->committed = true;
+    image->header = batch->header;
+    image->size = image->header.size;
+    g_clear_pointer(&image->snapshots, g_array_unref);
+    return true;
+}
+
+bool qcow2_batch_commit(Qcow2Batch *batch, GError **error)
+{
+    return settle_counts(batch, error) && write_everything(batch, error) && publish(batch, error);
+}

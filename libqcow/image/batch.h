@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The metadata batch: the only code that changes an image's metadata.
+ *
+ *   step                                                       a crash afterwards leaves
+ *   1  data and tables into clusters that nothing refers to,   the image as it was, its file perhaps longer
+ *      changed refcount blocks and the table into new ones;
+ *      flush
+ *   2  the first 512 bytes of the header, in one write;        the image as it will be
+ *      flush
+ *   3  what was freed may be cut off or reused                 the same
+ *
+ * A refcount and the COPIED flag that mirrors it lie in different sectors, and either one alone is corruption to
+ * QEMU. So whatever changes is written anew, and one sector switches to all of it: L1 table, refcount table,
+ * snapshot table, size, feature bits. Old and new state are both complete, and neither leaks.
+ */
+#ifndef QCOW2_IMAGE_BATCH_H
+#define QCOW2_IMAGE_BATCH_H
+
+#include "image/counts-cache.h"
+#include "image/map.h"
+
+typedef struct Qcow2Batch Qcow2Batch;
+
+/**
+ * qcow2_batch_begin:
+ * @image: open for writing
+ *
+ * Errors: QCOW2_ERROR_UNSUPPORTED for an image that must not be written: dirty, corrupt; the message says what to
+ * run.
+ */
+Qcow2Batch *qcow2_batch_begin(Qcow2Image *image, GError **error);
+
+/** qcow2_batch_free: gives up what was not committed; the file gets its old length back. */
+void qcow2_batch_free(Qcow2Batch *batch);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Batch, qcow2_batch_free)
+
+/** qcow2_batch_header: change roots, size and feature bits here; they count from the commit on. */
+Qcow2Header *qcow2_batch_header(Qcow2Batch *batch);
+
+/** qcow2_batch_counts: the counts as they will be. */
+Qcow2CountsCache *qcow2_batch_counts(Qcow2Batch *batch);
+
+/** qcow2_batch_take: @n new contiguous clusters, counted once; their host offset, or 0 with an error. */
+uint64_t qcow2_batch_take(Qcow2Batch *batch, uint64_t n_clusters, GError **error);
+
+/** qcow2_batch_take_for: for @len_bytes; no bytes need no cluster, and have offset 0. */
+bool qcow2_batch_take_for(Qcow2Batch *batch, uint64_t len_bytes, uint64_t *ret_offset, GError **error);
+
+/** qcow2_batch_add: adds @delta to the counts of the clusters that the bytes [offset, offset + len) touch. */
+bool qcow2_batch_add(Qcow2Batch *batch, uint64_t host_offset, uint64_t len_bytes, int delta, GError **error);
+
+/** qcow2_batch_write: into clusters that this batch took. */
+bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *bytes, size_t len_bytes, GError **error);
+
+/** qcow2_batch_commit: all or nothing. The image then has the new header. */
+bool qcow2_batch_commit(Qcow2Batch *batch, GError **error);
+
+#endif

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "image/free-space.h"
+
+#include "util/error.h"
+
+typedef struct FreeRun {
+    uint64_t first, n;
+} FreeRun;
+
+struct Qcow2FreeSpace {
+    GArray *runs;             /* FreeRun, in host order */
+    uint64_t end;
+};
+
+static void push_free(GArray *runs, uint64_t cluster)
+{
+    FreeRun *last = runs->len ? &g_array_index(runs, FreeRun, runs->len - 1) : NULL;
+
+    if (last && last->first + last->n == cluster) {
+        last->n++;
+    } else {
+        FreeRun run = { cluster, 1 };
+        g_array_append_val(runs, run);
+    }
+}
+
+/* Clusters of the last blocks that nobody uses; also moves the end behind the last one that is used. */
+static bool scan(Qcow2FreeSpace *space, Qcow2CountsCache *counts, uint64_t first, uint64_t end, GError **error)
+{
+    uint64_t used_end = 0;
+
+    for (uint64_t cluster = first; cluster < end; cluster++) {
+        uint64_t count;
+        if (!qcow2_counts_cache_get(counts, cluster, &count, error)) {
+            return false;
+        }
+        if (count == 0) {
+            push_free(space->runs, cluster);
+        } else {
+            used_end = cluster + 1;
+        }
+    }
+    space->end = MAX(space->end, used_end);
+    return true;
+}
+
+/* The last run may reach past the end: what is there is taken from the end instead. */
+static void cut_runs(Qcow2FreeSpace *space)
+{
+    while (space->runs->len > 0) {
+        FreeRun *last = &g_array_index(space->runs, FreeRun, space->runs->len - 1);
+        if (last->first + last->n <= space->end) {
+            return;
+        }
+        if (last->first < space->end) {
+            last->n = space->end - last->first;
+            return;
+        }
+        g_array_set_size(space->runs, space->runs->len - 1);
+    }
+}
+
+Qcow2FreeSpace *qcow2_free_space_new(Qcow2Image *image, Qcow2CountsCache *counts, unsigned n_blocks, GError **error)
+{
+    g_autoptr(Qcow2FreeSpace) space = g_new0(Qcow2FreeSpace, 1);
+    const Qcow2Layout *layout = &image->header.layout;
+    uint64_t per_block = BIT(layout->refblock_bits), counts_end = qcow2_counts_cache_end(counts), size;
+
+    space->runs = g_array_new(FALSE, FALSE, sizeof(FreeRun));
+    if (!qcow2_io_get_size(image->file, &size, error)) {
+        return NULL;
+    }
+    space->end = qcow2_div_round_up(size, layout->cluster_size);
+    /* Blocks past the end of the file may count preallocated clusters: these are always looked at. */
+    uint64_t last_in_file = qcow2_align_down(space->end, per_block);
+    uint64_t wanted = counts_end - MIN(counts_end, (uint64_t)n_blocks * per_block);
+    if (!scan(space, counts, MIN(wanted, last_in_file), counts_end, error)) {
+        return NULL;
+    }
+    if (n_blocks == 0) {
+        g_array_set_size(space->runs, 0);
+    }
+    cut_runs(space);
+    return g_steal_pointer(&space);
+}
+
+void qcow2_free_space_free(Qcow2FreeSpace *space)
+{
+    if (space) {
+        g_array_unref(space->runs);
+        g_free(space);
+    }
+}
+
+uint64_t qcow2_free_space_take_end(Qcow2FreeSpace *space, uint64_t n)
+{
+    uint64_t first = space->end;
+
+    space->end += n;
+    return first;
+}
+
+uint64_t qcow2_free_space_take(Qcow2FreeSpace *space, uint64_t n)
+{
+    for (guint i = 0; i < space->runs->len; i++) {
+        FreeRun *run = &g_array_index(space->runs, FreeRun, i);
+        if (run->n >= n) {
+            uint64_t first = run->first;
+            run->first += n;
+            run->n -= n;
+            if (run->n == 0) {
+                g_array_remove_index(space->runs, i);
+            }
+            return first;
+        }
+    }
+    return qcow2_free_space_take_end(space, n);
+}
+
+uint64_t qcow2_free_space_end(const Qcow2FreeSpace *space)
+{
+    return space->end;
+}

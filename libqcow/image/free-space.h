@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Free host clusters of an image: runs near its end that no count claims, then what is past the end. */
+#ifndef QCOW2_IMAGE_FREE_SPACE_H
+#define QCOW2_IMAGE_FREE_SPACE_H
+
+#include "image/counts-cache.h"
+
+typedef struct Qcow2FreeSpace Qcow2FreeSpace;
+
+/**
+ * qcow2_free_space_new:
+ * @n_blocks: how many refcount blocks, counted from the end, are looked at; 0: only what is past the end
+ *
+ * What is freed later is not offered: it may still be reachable until the header is written.
+ */
+Qcow2FreeSpace *qcow2_free_space_new(Qcow2Image *image, Qcow2CountsCache *counts, unsigned n_blocks, GError **error);
+void qcow2_free_space_free(Qcow2FreeSpace *space);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2FreeSpace, qcow2_free_space_free)
+
+/** qcow2_free_space_take: @n contiguous clusters; the first run that is large enough. Returns the first cluster. */
+uint64_t qcow2_free_space_take(Qcow2FreeSpace *space, uint64_t n);
+
+/** qcow2_free_space_take_end: the same, always past the end of all that exists. */
+uint64_t qcow2_free_space_take_end(Qcow2FreeSpace *space, uint64_t n);
+
+/** qcow2_free_space_end: one more than the last cluster in use or taken. */
+uint64_t qcow2_free_space_end(const Qcow2FreeSpace *space);
+
+#endif
