@@ -144,6 +144,7 @@ static const Case feature_cases[] = {
     { 3, { { AT_COMPRESSION + 1, 1, 1 } }, OK },                  /* padding */
     { 3, { { AT_HEADER_LENGTH, 4, 105 }, { AT_COMPRESSION, 1, 1 }, { AT_INCOMPATIBLE, 8, 8 } }, OK },
     { 3, { { AT_HEADER_LENGTH, 4, 104 }, { AT_INCOMPATIBLE, 8, 8 } }, CORRUPT, "compression_type is 0" },
+    { 3, { { AT_HEADER_LENGTH, 4, 104 }, { AT_COMPRESSION, 1, 1 } }, OK },       /* an extension's type */
     { 3, { { AT_CLUSTER_BITS, 4, 14 }, { AT_INCOMPATIBLE, 8, 16 }, { AT_L1_ENTRIES, 4, 64 } }, OK },
     { 3, { { AT_CLUSTER_BITS, 4, 13 }, { AT_INCOMPATIBLE, 8, 16 }, { AT_L1_ENTRIES, 4, 4096 } },
       CORRUPT, "extended L2 entries need clusters of 16384 bytes, not 8192" },
