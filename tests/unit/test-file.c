@@ -355,6 +355,7 @@ static void test_from_fd(Fixture *f, const void *data)
     /* As "command >> file": nothing that was there is overwritten. */
     g_autoptr(Qcow2Io) append = qcow2_io_file_from_fd(open(f->path, O_WRONLY | O_APPEND), "stdout", true);
     g_assert_true(qcow2_io_write(append, 0, "nn", 2, NULL));
+    g_assert_false(qcow2_io_write(append, 0, "x", 1, NULL));
 
     g_autoptr(Qcow2Io) io = qcow2_io_file_from_fd(open(f->path, O_RDWR), "stdin", true);
     assert_size(io, 12);
