@@ -56,18 +56,23 @@ static void allow_many_files(void)
 
 /* ---- Command line ------------------------------------------------------------------------------ */
 
+static void print_usage_error(const Tool *tool, const char *format, va_list args) G_GNUC_PRINTF(2, 0);
+static void print_usage_error(const Tool *tool, const char *format, va_list args)
+{
+    g_autofree char *message = g_strdup_vprintf(format, args);
+    g_autofree char *escaped = tool_escape_message(message);
+    const char *name = tool->command->name;
+
+    fprintf(stderr, "%s: %s\nTry '%s --help' for more information.\n", name, escaped, name);
+}
+
 void tool_usage(const Tool *tool, const char *format, ...)
 {
-    g_autofree char *message = NULL, *escaped = NULL;
     va_list args;
 
     va_start(args, format);
-    message = g_strdup_vprintf(format, args);
+    print_usage_error(tool, format, args);
     va_end(args);
-    escaped = tool_escape_message(message);
-
-    fprintf(stderr, "%s: %s\nTry '%s --help' for more information.\n",
-            tool->command->name, escaped, tool->command->name);
     exit(tool->command->usage_status);
 }
 

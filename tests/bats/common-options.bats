@@ -55,11 +55,12 @@ SHOWING=(qcow-bitmap qcow-check qcow-info qcow-map qcow-measure qcow-snapshot)
 complete_words() {
     # shellcheck disable=SC2034  # bash's completion variables
     (
+        set +e    # as in an interactive shell
         source "./$1.bash"
         compopt() { :; }
         function=_${1//-/_}
-        COMP_WORDS=("$@")
-        COMP_CWORD=$(($# - 1))
+        COMP_WORDS=("${@:2}")
+        COMP_CWORD=$(($# - 2))
         COMPREPLY=()
         "$function"
         printf '%s\n' "${COMPREPLY[@]}"
