@@ -4,6 +4,7 @@
 #include "image/l2-slices.h"
 #include "image/map.h"
 #include "util/error.h"
+#include "util/pool.h"
 
 #define L1_CHUNK 4096u     /* entries read at a time when looking for tables that differ */
 
@@ -31,7 +32,11 @@ bool qcow2_image_skip_equal(Qcow2Image *image, const Qcow2View *a, const Qcow2Vi
     return true;
 }
 
-/* The parts of @range whose L2 tables are not the same. */
+/* Tables of one view that are looked at by one thread, and those that it reads at a time. */
+#define CHUNK_BYTES (UINT64_C(4) << 20)
+#define STEP_BYTES  (UINT64_C(128) << 10)     /* with those of the other view they stay in the processor's cache */
+
+/* The parts of @range whose L2 tables are not the same, one for each table. */
 static bool differing_tables(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, Qcow2Range range,
                              GArray *ret_ranges, GError **error)
 {
@@ -50,7 +55,8 @@ static bool differing_tables(Qcow2Image *image, const Qcow2View *a, const Qcow2V
     for (size_t i = 0; i < n; i++) {
         if (l1_a[i] != l1_b[i]) {
             uint64_t start = (first + i) * coverage;
-            qcow2_ranges_push(ret_ranges, MAX(start, range.start), MIN(start + coverage, range.end));
+            Qcow2Range table = { MAX(start, range.start), MIN(start + coverage, range.end) };
+            g_array_append_val(ret_ranges, table);
         }
     }
     return true;
@@ -105,7 +111,7 @@ static uint64_t skip_equal_blocks(const uint8_t *a, const uint8_t *b, uint64_t i
     return i;
 }
 
-static void differing_entries(const Qcow2Layout *layout, const Qcow2L2Slice *a, const Qcow2L2Slice *b, Qcow2Range range,
+static void differing_entries(const Qcow2Layout *layout, const Qcow2L2Slice *a, const Qcow2L2Slice *b, Qcow2Range table,
                               GArray *ret_ranges)
 {
     uint64_t words_per_entry = layout->l2_entry_size / 8;
@@ -119,15 +125,66 @@ static void differing_entries(const Qcow2Layout *layout, const Qcow2L2Slice *a, 
         i = next_word(a->raw, b->raw, start, n, words_per_entry, true);
         uint64_t guest_start = a->guest_start + (start / words_per_entry << layout->cluster_bits);
         uint64_t guest_end = a->guest_start + (i / words_per_entry << layout->cluster_bits);
-        qcow2_ranges_push(ret_ranges, MAX(guest_start, range.start), MIN(guest_end, range.end));
+        qcow2_ranges_push(ret_ranges, MAX(guest_start, table.start), MIN(guest_end, table.end));
     }
+}
+
+/* Tables that differ, cut into chunks for the threads. */
+typedef struct Search {
+    Qcow2Image *image;
+    const Qcow2View *a, *b;
+    GArray *tables;           /* Qcow2Range, one for each table */
+    uint64_t tables_per_chunk, tables_per_step;
+    GArray **found;           /* for each chunk: Qcow2Range */
+} Search;
+
+static bool search_chunk(size_t index, void *data, GError **error)
+{
+    const Search *search = data;
+    uint64_t end = MIN((index + 1) * search->tables_per_chunk, search->tables->len), n;
+    g_auto(Qcow2L2Slices) slices_a = { 0 }, slices_b = { 0 };
+    GArray *found = search->found[index] = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+
+    for (uint64_t at = index * search->tables_per_chunk; at < end; at += n) {
+        const Qcow2Range *tables = &g_array_index(search->tables, Qcow2Range, at);
+        n = MIN(search->tables_per_step, end - at);
+        if (!qcow2_l2_slices_load(search->image, search->a, tables, n, &slices_a, error)
+            || !qcow2_l2_slices_load(search->image, search->b, tables, n, &slices_b, error)) {
+            return false;
+        }
+        for (guint i = 0; i < n; i++) {
+            differing_entries(&search->image->header.layout, &g_array_index(slices_a.slices, Qcow2L2Slice, i),
+                              &g_array_index(slices_b.slices, Qcow2L2Slice, i), tables[i], found);
+        }
+    }
+    return true;
+}
+
+static bool search_tables(Search *search, GArray *ret_ranges, GError **error)
+{
+    size_t n_chunks = qcow2_div_round_up(search->tables->len, search->tables_per_chunk);
+    /* Over a network the reads of one step are made in parallel. */
+    unsigned n_threads = qcow2_io_get_fd(search->image->file) < 0 ? 1 : search->image->n_threads;
+    search->found = g_new0(GArray *, n_chunks);
+    bool ok = qcow2_parallel_for(n_threads, n_chunks, search_chunk, search, error);
+
+    for (size_t i = 0; i < n_chunks; i++) {
+        for (guint k = 0; ok && k < search->found[i]->len; k++) {
+            const Qcow2Range *range = &g_array_index(search->found[i], Qcow2Range, k);
+            qcow2_ranges_push(ret_ranges, range->start, range->end);
+        }
+        g_clear_pointer(&search->found[i], g_array_unref);
+    }
+    g_free(search->found);
+    return ok;
 }
 
 bool qcow2_image_differing(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, Qcow2Range range,
                            GArray *ret_ranges, GError **error)
 {
     g_autoptr(GArray) tables = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
-    g_auto(Qcow2L2Slices) slices_a = { 0 }, slices_b = { 0 };
+    unsigned cluster_bits = image->header.layout.cluster_bits;
+    Search search = { .image = image, .a = a, .b = b, .tables = tables };
 
     if (image->kind == QCOW2_IMAGE_RAW) {
         return true;    /* raw has one state only */
@@ -135,14 +192,7 @@ bool qcow2_image_differing(Qcow2Image *image, const Qcow2View *a, const Qcow2Vie
     if (!differing_tables(image, a, b, range, tables, error)) {
         return false;
     }
-    const Qcow2Range *ranges = (const Qcow2Range *)(const void *)tables->data;
-    if (!qcow2_l2_slices_load(image, a, ranges, tables->len, &slices_a, error)
-        || !qcow2_l2_slices_load(image, b, ranges, tables->len, &slices_b, error)) {
-        return false;
-    }
-    for (guint i = 0; i < slices_a.slices->len; i++) {
-        differing_entries(&image->header.layout, &g_array_index(slices_a.slices, Qcow2L2Slice, i),
-                          &g_array_index(slices_b.slices, Qcow2L2Slice, i), range, ret_ranges);
-    }
-    return true;
+    search.tables_per_chunk = MAX(1, CHUNK_BYTES >> cluster_bits);
+    search.tables_per_step = qcow2_io_get_fd(image->file) < 0 ? search.tables_per_chunk : MAX(1, STEP_BYTES >> cluster_bits);
+    return search_tables(&search, ret_ranges, error);
 }

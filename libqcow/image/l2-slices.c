@@ -5,8 +5,8 @@
 #include "util/error.h"
 #include "util/pool.h"
 
-/* Reads across a gap of this size rather than starting another one: a page read too much costs less. */
-#define MAX_GAP  4096u
+/* Reads across a gap of this size rather than starting another one: some pages read too much cost less. */
+#define MAX_GAP  16384u
 #define MAX_READ (UINT64_C(4) << 20)
 
 /* Reading is split over threads only when there is enough of it to pay for starting them. */
@@ -16,6 +16,7 @@ void qcow2_l2_slices_clear(Qcow2L2Slices *slices)
 {
     g_clear_pointer(&slices->slices, g_array_unref);
     g_clear_pointer(&slices->buffer, g_free);
+    slices->buffer_room = 0;
 }
 
 bool qcow2_l1_read(Qcow2Image *image, const Qcow2View *view, uint64_t first, size_t n, uint64_t *ret_offsets,
@@ -39,7 +40,17 @@ bool qcow2_l1_read(Qcow2Image *image, const Qcow2View *view, uint64_t first, siz
     return true;
 }
 
-/* One slice for each L2 table that a range touches, from the first to the last entry that is touched. */
+/* Whether an entry of the same table is so close behind a slice that it is read with it. */
+static bool is_near(const Qcow2Layout *layout, const Qcow2L2Slice *slice, uint64_t guest_offset)
+{
+    uint64_t coverage = qcow2_l2_coverage(layout);
+    uint64_t index = (guest_offset - slice->guest_start) >> layout->cluster_bits;
+
+    return slice->guest_start / coverage == guest_offset / coverage
+        && (index <= slice->n_entries || (index - slice->n_entries) * layout->l2_entry_size <= MAX_GAP);
+}
+
+/* For each L2 table that a range touches, the entries that are needed and short gaps between them. */
 static void list_slices(const Qcow2Layout *layout, const Qcow2Range *ranges, size_t n_ranges, GArray *slices)
 {
     uint64_t coverage = qcow2_l2_coverage(layout);
@@ -50,7 +61,7 @@ static void list_slices(const Qcow2Layout *layout, const Qcow2Range *ranges, siz
             uint64_t table_end = qcow2_align_down(start, coverage) + coverage;
             uint64_t end = MIN(ranges[i].end, table_end);
             Qcow2L2Slice *last = slices->len ? &g_array_index(slices, Qcow2L2Slice, slices->len - 1) : NULL;
-            if (!last || last->guest_start / coverage != start / coverage) {
+            if (!last || !is_near(layout, last, start)) {
                 g_array_set_size(slices, slices->len + 1);
                 last = &g_array_index(slices, Qcow2L2Slice, slices->len - 1);
                 last->guest_start = start;
@@ -174,7 +185,11 @@ static bool read_slices(Qcow2Image *image, Qcow2L2Slices *slices, GError **error
     if (total == 0) {
         return true;
     }
-    slices->buffer = g_try_malloc(total);
+    if (slices->buffer_room < total) {
+        g_free(slices->buffer);
+        slices->buffer = g_try_malloc(total);
+        slices->buffer_room = slices->buffer ? total : 0;
+    }
     if (!slices->buffer) {
         return qcow2_fail_memory(error, total, "L2 tables");
     }
@@ -195,7 +210,10 @@ static bool read_slices(Qcow2Image *image, Qcow2L2Slices *slices, GError **error
 bool qcow2_l2_slices_load(Qcow2Image *image, const Qcow2View *view, const Qcow2Range *ranges, size_t n_ranges,
                           Qcow2L2Slices *ret, GError **error)
 {
-    ret->slices = g_array_new(FALSE, TRUE, sizeof(Qcow2L2Slice));
+    if (!ret->slices) {
+        ret->slices = g_array_new(FALSE, TRUE, sizeof(Qcow2L2Slice));
+    }
+    g_array_set_size(ret->slices, 0);
     list_slices(&image->header.layout, ranges, n_ranges, ret->slices);
     return ret->slices->len == 0
         || (locate_slices(image, view, ret->slices, error) && read_slices(image, ret, error));

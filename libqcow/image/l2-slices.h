@@ -5,7 +5,7 @@
 
 #include "image/map.h"
 
-/** A run of entries of one L2 table. */
+/** A run of entries of one L2 table: what lies far from the entries that are needed is left out. */
 typedef struct Qcow2L2Slice {
     uint64_t guest_start;     /* of the first entry */
     uint64_t n_entries;
@@ -14,8 +14,9 @@ typedef struct Qcow2L2Slice {
 } Qcow2L2Slice;
 
 typedef struct Qcow2L2Slices {
-    GArray *slices;           /* Qcow2L2Slice, in guest order, one for each table that is touched */
+    GArray *slices;           /* Qcow2L2Slice, in guest order, at least one for each table that is touched */
     uint8_t *buffer;
+    size_t buffer_room;
 } Qcow2L2Slices;
 
 void qcow2_l2_slices_clear(Qcow2L2Slices *slices);
@@ -23,8 +24,9 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2L2Slices, qcow2_l2_slices_clear)
 
 /**
  * qcow2_l2_slices_load:
- * @ranges: sorted; for each table one slice from the first to the last entry that a range touches
- * @ret: zeroed by the caller; cleared by it even when this fails
+ * @ranges: sorted; entries of one table that are close to each other come in one slice
+ * @ret: zeroed by the caller, or loaded before: its memory is used again; cleared by the caller even when
+ *       this fails
  */
 bool qcow2_l2_slices_load(Qcow2Image *image, const Qcow2View *view, const Qcow2Range *ranges, size_t n_ranges,
                           Qcow2L2Slices *ret, GError **error);

@@ -49,11 +49,11 @@ bool qcow2_image_skip_equal(Qcow2Image *image, const Qcow2View *a, const Qcow2Vi
 
 /**
  * qcow2_image_differing:
- * @range: a window below the size of both views
+ * @range: below the size of both views; some windows are enough for all processors
  * @ret_ranges: gets the guest ranges whose table entries differ appended; flags that say nothing
  *              about contents (COPIED, reserved bits) do not count
  *
- * Tables that both views share are not read.
+ * Tables that both views share are not read; the others are, in parallel.
  */
 bool qcow2_image_differing(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b,
                            Qcow2Range range, GArray *ret_ranges, GError **error);
