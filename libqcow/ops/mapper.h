@@ -19,12 +19,13 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Mapper, qcow2_mapper_free)
 /** qcow2_mapper_step: guest bytes that one call should be for; a power of two. */
 uint64_t qcow2_mapper_step(const Qcow2Mapper *mapper);
 
-/** qcow2_mapper_finds_holes: whether data can be found to be zero, because its file has a hole there. */
+/** qcow2_mapper_finds_holes: whether data may be found to be zero, since its file has a hole there. */
 bool qcow2_mapper_finds_holes(const Qcow2Mapper *mapper);
+bool qcow2_mapper_layer_finds_holes(const Qcow2Mapper *mapper, unsigned layer);
 
 /**
  * qcow2_mapper_map:
- * @ranges: sorted, below the size of the state
+ * @ranges: sorted; past the end of the state there are zeros
  * @ret_extents: emptied, then gets Qcow2MapExtent in guest order, neighbours merged
  */
 bool qcow2_mapper_map(const Qcow2Mapper *mapper, const Qcow2Range *ranges, size_t n_ranges,
