@@ -56,18 +56,18 @@ static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options
 }
 
 /*
- * What QEMU holds: while a qcow2 file is read others must not write or resize it, since its tables would move
- * under the reader; the bytes of a raw file may change. Who writes shares neither.
+ * What qemu-img holds: while an image is read nobody may write to it or resize it, raw ones included (byte 100,
+ * 201 and 203); who writes holds 101 and 103 as well. With -U nothing is asked of others.
  */
-static bool lock_image(Qcow2Io *io, bool is_qcow2, const Qcow2OpenOptions *options, GError **error)
+static bool lock_image(Qcow2Io *io, const Qcow2OpenOptions *options, GError **error)
 {
-    Qcow2Perm used = QCOW2_PERM_CONSISTENT_READ, shared = QCOW2_PERM_ALL;
+    Qcow2Perm used = QCOW2_PERM_CONSISTENT_READ;
+    Qcow2Perm shared = QCOW2_PERM_CONSISTENT_READ | QCOW2_PERM_WRITE_UNCHANGED;
 
     if (io->writable) {
         used |= QCOW2_PERM_WRITE | QCOW2_PERM_RESIZE;
-    }
-    if (io->writable || (is_qcow2 && !options->force_share)) {
-        shared = QCOW2_PERM_CONSISTENT_READ | QCOW2_PERM_WRITE_UNCHANGED;
+    } else if (options->force_share) {
+        shared = QCOW2_PERM_ALL;
     }
     return qcow2_io_file_lock(io, used, shared, error);
 }
@@ -99,7 +99,7 @@ static bool open_image(Qcow2Layer *layer, Qcow2Io *io, const Qcow2OpenOptions *o
         return false;
     }
     bool is_qcow2 = strcmp(format, "qcow2") == 0;
-    if (!lock_image(io, is_qcow2, options, error) || !qcow2_io_identify(io, &layer->identity, error)) {
+    if (!lock_image(io, options, error) || !qcow2_io_identify(io, &layer->identity, error)) {
         return false;
     }
     layer->image = is_qcow2 ? qcow2_image_open(io, error)
@@ -218,5 +218,5 @@ Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *
         qcow2_corrupt(error, "the image names itself as its data file");
         return NULL;
     }
-    return lock_image(io, true, options, error) ? g_steal_pointer(&io) : NULL;
+    return lock_image(io, options, error) ? g_steal_pointer(&io) : NULL;
 }

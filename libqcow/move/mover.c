@@ -53,7 +53,8 @@ Qcow2Mover *qcow2_mover_new(Qcow2State *source, Qcow2Io *target, const Qcow2Move
     mover->readers = qcow2_reader_pool_new();
     mover->jobs = g_array_new(FALSE, FALSE, sizeof(Job));
     mover->tasks = g_array_new(FALSE, FALSE, sizeof(Task));
-    mover->cannot_clone = options->no_reflink;
+    /* On file systems that can share extents the kernel's own copy shares them too. */
+    mover->cannot_clone = mover->cannot_copy = options->no_reflink;
     g_mutex_init(&mover->lock);
     return mover;
 }
