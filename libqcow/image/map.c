@@ -22,22 +22,10 @@ Qcow2View qcow2_image_active_view(const Qcow2Image *image)
 
 bool qcow2_image_snapshot_view(const Qcow2Image *image, const Qcow2SnapshotEntry *entry, Qcow2View *ret, GError **error)
 {
-    const Qcow2Layout *layout = &image->header.layout;
-    uint64_t needed = qcow2_l1_entries(layout, entry->info.disk_size);
-
-    if (!qcow2_is_cluster_aligned(layout, entry->l1_offset)
-        || !qcow2_range_fits(entry->l1_offset, (uint64_t)entry->l1_entries * 8)) {
-        return qcow2_corrupt(error, "L1 table offset 0x%" PRIx64 " of the snapshot is not a multiple of the"
-                             " cluster size", entry->l1_offset);
+    if (!qcow2_snapshot_entry_check(&image->header, entry, error)) {
+        return false;
     }
-    if (entry->l1_entries > QCOW2_MAX_L1_BYTES / 8) {
-        return qcow2_corrupt(error, "L1 table of the snapshot has %" PRIu32 " entries; the limit is %" PRIu64,
-                             entry->l1_entries, QCOW2_MAX_L1_BYTES / 8);
-    }
-    if (entry->l1_entries < needed) {
-        return qcow2_corrupt(error, "L1 table of the snapshot has %" PRIu32 " entries, too few for its disk of"
-                             " %" PRIu64 " bytes", entry->l1_entries, entry->info.disk_size);
-    }
+    /* A table may be too short for the disk: version 2 does not record a snapshot's size. The rest is unallocated. */
     *ret = (Qcow2View) {
         .l1_offset = entry->l1_offset,
         .l1_entries = entry->l1_entries,
@@ -74,6 +62,16 @@ static void emit(const Decoder *decoder, Qcow2Extent extent)
     extent.layer = (uint16_t)decoder->layer;
     extent = qcow2_extent_slice(&extent, start, end);
     qcow2_extents_push(decoder->extents, &extent);
+}
+
+/* In an external data file a guest cluster has only one place. QEMU refuses another, and so must who reads. */
+static bool check_data_file(const Qcow2Layout *layout, const Qcow2L2Entry *entry, uint64_t guest_offset, GError **error)
+{
+    if (layout->has_data_file && entry->kind == QCOW2_CLUSTER_DATA && entry->host_offset != guest_offset) {
+        return qcow2_corrupt(error, "guest offset 0x%" PRIx64 ": its host offset 0x%" PRIx64 " in the data file is not the"
+                             " same", guest_offset, entry->host_offset);
+    }
+    return true;
 }
 
 /* The entries from @index on that follow from the first one: the same nothing, or the next cluster. */
@@ -120,6 +118,9 @@ static bool decode_standard(const Decoder *decoder, const Qcow2L2Slice *slice, u
         if (!qcow2_l2_decode(layout, qcow2_load_be64(slice->raw + i * 8), 0, &entry, error)) {
             g_prefix_error(error, "guest offset 0x%" PRIx64 ": L2 table at 0x%" PRIx64 ": ", guest_offset,
                            slice->host_offset);
+            return false;
+        }
+        if (!check_data_file(layout, &entry, guest_offset, error)) {
             return false;
         }
         uint64_t n = 1;

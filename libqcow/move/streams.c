@@ -50,7 +50,10 @@ static bool compress(const Work *work, Qcow2Reader *reader, Qcow2Stream *stream,
     return true;
 }
 
-/* The source's own stream; one that is no smaller than a cluster is not worth its name. */
+/*
+ * The source's own stream. One without an end mark has no length to be cut at, and one that is no smaller than
+ * a cluster is not worth its name: these leave no bytes, and the cluster is compressed again.
+ */
 static bool pass_through(const Work *work, Qcow2Reader *reader, Qcow2Stream *stream, GError **error)
 {
     const Qcow2Extent *extent = &g_array_index(stream->extents, Qcow2Extent, stream->first_extent);
@@ -62,7 +65,7 @@ static bool pass_through(const Work *work, Qcow2Reader *reader, Qcow2Stream *str
         g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(work->rules->state->chain, extent->layer));
         return false;
     }
-    if (len < work->rules->cluster_size) {
+    if (len > 0 && len < work->rules->cluster_size) {
         stream->bytes = g_memdup2(bytes, len);
         stream->len_bytes = len;
         stream->compressed = true;
@@ -81,8 +84,8 @@ static bool make(const Work *work, Qcow2Reader *reader, Qcow2Stream *stream, GEr
     if (!cluster) {
         return qcow2_fail_memory(error, cluster_size, "a cluster");
     }
-    if (!read_cluster(work, reader, stream, cluster, error)
-        || (!stream->pass_through && !compress(work, reader, stream, cluster, error))) {
+    stream->pass_through = false;
+    if (!read_cluster(work, reader, stream, cluster, error) || !compress(work, reader, stream, cluster, error)) {
         return false;
     }
     if (!stream->bytes) {
