@@ -9,10 +9,11 @@ static void warn(const char *message, void *data)
     tool_warn(data, message);
 }
 
-Qcow2Chain *tool_open(const Tool *tool, const char *image, const char *format, GError **error)
+static Qcow2Chain *open_chain(const Tool *tool, const char *image, const char *format, bool writable, GError **error)
 {
     const Qcow2OpenOptions options = {
         .format = format,
+        .writable = writable,
         .force_share = tool->force_share,
         .untrusted = tool->untrusted,
         .image_opts = tool->image_opts,
@@ -23,6 +24,20 @@ Qcow2Chain *tool_open(const Tool *tool, const char *image, const char *format, G
     };
 
     return qcow2_chain_open(image, &options, error);
+}
+
+Qcow2Chain *tool_open(const Tool *tool, const char *image, const char *format, GError **error)
+{
+    return open_chain(tool, image, format, false, error);
+}
+
+Qcow2Chain *tool_open_writable(const Tool *tool, const char *image, const char *format, GError **error)
+{
+    if (tool->force_share) {
+        g_set_error(error, QCOW2_ERROR, QCOW2_ERROR_INVALID, "force-share=on can only be used with read-only images");
+        return NULL;
+    }
+    return open_chain(tool, image, format, true, error);
 }
 
 char *tool_snapshot_name(const char *text, GError **error)

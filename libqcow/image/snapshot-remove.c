@@ -182,10 +182,19 @@ static bool adopt_tables(Clearing *clearing, const Qcow2View *view, GError **err
     return true;
 }
 
+/* Applying changes what the guest reads, and a bitmap that does not say so is wrong. */
+static bool refuse_bitmaps(const Qcow2Image *image, GError **error)
+{
+    return image->header.n_bitmaps == 0
+        || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the image has %" PRIu32 " dirty bitmaps, which would not record the"
+                      " change; remove them first", image->header.n_bitmaps);
+}
+
 bool qcow2_image_apply_snapshot(Qcow2Image *image, guint index, GError **error)
 {
     Qcow2View view, active = qcow2_image_active_view(image);
-    g_autoptr(Qcow2Batch) batch = view_of(image, index, &view, error) ? qcow2_batch_begin(image, error) : NULL;
+    bool possible = refuse_bitmaps(image, error) && view_of(image, index, &view, error);
+    g_autoptr(Qcow2Batch) batch = possible ? qcow2_batch_begin(image, error) : NULL;
     Clearing clearing = { .image = image, .batch = batch };
 
     /* The references that go first: what both use then never counts more than it will. */
