@@ -196,6 +196,7 @@ marked_dirty() { poke a.qcow2 0x4f 01; }
     start_daemon bash -c 'while :; do
         qemu-io -d unmap -f raw -c "write -q 0 64M" -c "discard -q 0 64M" "nbd+unix:///d?socket=nbd.sock"
     done'
+    # shellcheck disable=SC2016  # the inner shell expands it
     wait_until bash -c '(($(stat -c %s a.qcow2) > 10000000))'
     for ((SECONDS = 0; SECONDS < 3;)); do
         run qcow-check -U a.qcow2
