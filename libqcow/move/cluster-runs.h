@@ -19,6 +19,7 @@ typedef struct Qcow2ClusterRun {
     guint first_extent;                   /* the one that holds guest_start */
     uint32_t data_mask, zero_mask;        /* extended L2: subclusters, alike in all clusters of the run */
     bool pass_through;                    /* STREAM: one extent, whose stream fits as it is */
+    uint64_t host_offset;                 /* DATA: of the first cluster, once it is placed */
 } Qcow2ClusterRun;
 
 /** What decides how clusters are written. */

@@ -124,6 +124,18 @@ static bool clone_run(Qcow2Mover *mover, Run *run, GError **error)
     return true;
 }
 
+bool qcow2_mover_can_share(Qcow2Mover *mover, const Qcow2Extent *extent, uint64_t target_offset)
+{
+    Qcow2Image *image = qcow2_chain_image(mover->source->chain, extent->layer);
+
+    if (g_atomic_int_get(&mover->cannot_clone) || extent->kind != QCOW2_EXTENT_DATA || extent->len_bytes < CLONE_UNIT
+        || (extent->host_offset | target_offset) % CLONE_UNIT != 0 || !qcow2_image_check_readable(image, NULL)) {
+        return false;
+    }
+    return qcow2_io_clone_from(mover->target, target_offset, image->data, extent->host_offset, CLONE_UNIT, NULL)
+        == QCOW2_COPY_DONE;
+}
+
 static bool copy_by_kernel(Qcow2Mover *mover, Run *run, GError **error)
 {
     while (!g_atomic_int_get(&mover->cannot_copy) && run->len_bytes > 0) {

@@ -36,6 +36,14 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Mover, qcow2_mover_free)
  */
 bool qcow2_mover_add(Qcow2Mover *mover, const Qcow2Extent *extent, uint64_t target_offset, GError **error);
 
+/**
+ * qcow2_mover_can_share:
+ * @extent, @target_offset: as for qcow2_mover_add(), which still has to be called
+ *
+ * Whether the target can share extents with the source, found out by sharing the first block of this one.
+ */
+bool qcow2_mover_can_share(Qcow2Mover *mover, const Qcow2Extent *extent, uint64_t target_offset);
+
 /** qcow2_mover_drain: returns when all that was added is in the target, not yet flushed. */
 bool qcow2_mover_drain(Qcow2Mover *mover, GError **error);
 

@@ -2,7 +2,7 @@
 #include "move/overlay.h"
 
 #include "format/l2.h"
-#include "move/cluster-runs.h"
+#include "move/placement.h"
 #include "move/streams.h"
 #include "util/bits.h"
 #include "util/error.h"
@@ -121,12 +121,10 @@ static bool map_zero(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *
                                error);
 }
 
-static bool map_data(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, uint64_t *ret_host_offset,
-                     GError **error)
+static bool map_data(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, uint64_t host_offset, GError **error)
 {
-    *ret_host_offset = qcow2_new_image_take(overlay->image, run->n_clusters);
     overlay->stats.data_clusters += run->n_clusters;
-    return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters, *ret_host_offset | L2E_COPIED,
+    return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters, host_offset | L2E_COPIED,
                                bitmap_of(overlay, run), overlay->rules.layout->cluster_size, error);
 }
 
@@ -147,8 +145,11 @@ static bool write_stream(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, c
         if (!qcow2_new_image_map(overlay->image, io, cluster, 1, raw, 0, 0, error)) {
             return false;
         }
-    } else if (!map_data(overlay, io, &run, &host_offset, error)) {
-        return false;
+    } else {
+        host_offset = qcow2_new_image_take(overlay->image, 1);
+        if (!map_data(overlay, io, &run, host_offset, error)) {
+            return false;
+        }
     }
     return qcow2_io_write_named(io, host_offset, stream->bytes, stream->len_bytes, error)
         && qcow2_progress_advance(overlay->progress, stream->guest_end - stream->guest_start, error);
@@ -201,16 +202,49 @@ static void queue_streams(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, con
     }
 }
 
-static bool write_waiting_run(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, const GArray *extents,
-                              guint *stream, GError **error)
+/* Tried with what comes first in the order of the source, in which the runs are placed now. */
+static bool can_share(Qcow2Overlay *overlay, const Qcow2Placement *placement)
 {
-    uint64_t host_offset;
+    unsigned cluster_bits = overlay->rules.layout->cluster_bits;
+    const Qcow2ClusterRun *run = qcow2_placement_run(placement, 0);
+    Qcow2Extent extent;
 
+    return qcow2_run_first_data(run, placement->extents, &extent)
+        && qcow2_mover_can_share(overlay->mover, &extent, run->host_offset + extent.guest_offset
+                                                          - (run->first_cluster << cluster_bits));
+}
+
+/* Gives the waiting runs of data their clusters, and fills these. */
+static bool place_data(Qcow2Overlay *overlay, const GArray *extents, GError **error)
+{
+    unsigned cluster_bits = overlay->rules.layout->cluster_bits;
+    g_auto(Qcow2Placement) placement = { 0 };
+
+    qcow2_placement_init(&placement, overlay->runs, extents);
+    if (placement.n_clusters == 0) {
+        return true;
+    }
+    uint64_t host_offset = qcow2_new_image_take(overlay->image, placement.n_clusters);
+    qcow2_placement_by_source(&placement, host_offset, cluster_bits);
+    if (!can_share(overlay, &placement)) {
+        qcow2_placement_by_guest(&placement, host_offset, cluster_bits);
+    }
+    for (guint i = 0; i < placement.order->len; i++) {
+        const Qcow2ClusterRun *run = qcow2_placement_run(&placement, i);
+        if (!move_run(overlay, run, extents, run->host_offset, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool write_waiting_run(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, guint *stream, GError **error)
+{
     switch (run->kind) {
     case QCOW2_RUN_ZERO:
         return map_zero(overlay, io, run, error);
     case QCOW2_RUN_DATA:
-        return map_data(overlay, io, run, &host_offset, error) && move_run(overlay, run, extents, host_offset, error);
+        return map_data(overlay, io, run, run->host_offset, error);
     case QCOW2_RUN_STREAM:
         for (uint64_t i = 0; i < run->n_clusters; i++) {
             if (!write_stream(overlay, io, run->first_cluster + i, &g_array_index(overlay->streams, Qcow2Stream, *stream),
@@ -230,11 +264,12 @@ static bool write_waiting_runs(Qcow2Overlay *overlay, Qcow2Io *io, const GArray 
         overlay->state, overlay->rules.layout->cluster_size, overlay->rules.compression, overlay->options.n_threads,
         overlay->readers,
     };
-    bool ok = overlay->streams->len == 0 || qcow2_streams_make(&rules, overlay->streams, error);
+    bool ok = place_data(overlay, extents, error)
+           && (overlay->streams->len == 0 || qcow2_streams_make(&rules, overlay->streams, error));
     guint stream = 0;
 
     for (guint i = 0; ok && i < overlay->runs->len; i++) {
-        ok = write_waiting_run(overlay, io, &g_array_index(overlay->runs, Qcow2ClusterRun, i), extents, &stream, error);
+        ok = write_waiting_run(overlay, io, &g_array_index(overlay->runs, Qcow2ClusterRun, i), &stream, error);
     }
     qcow2_streams_clear(overlay->streams);
     g_array_set_size(overlay->runs, 0);
@@ -293,11 +328,11 @@ bool qcow2_overlay_write_tables(Qcow2Overlay *overlay, Qcow2Io *io, const GArray
 {
     Qcow2RunCursor cursor = { 0 };
     Qcow2ClusterRun run;
-    uint64_t host_offset;
 
     while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
-        bool ok = run.kind == QCOW2_RUN_ZERO ? map_zero(overlay, io, &run, error)
-                                             : map_data(overlay, io, &run, &host_offset, error);
+        bool ok = run.kind == QCOW2_RUN_ZERO
+                ? map_zero(overlay, io, &run, error)
+                : map_data(overlay, io, &run, qcow2_new_image_take(overlay->image, run.n_clusters), error);
         if (!ok) {
             return false;
         }
