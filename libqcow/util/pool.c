@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "util/pool.h"
 
+#include <sched.h>
+
 #define MAX_THREADS 16
 
 unsigned qcow2_default_threads(void)
 {
-    return CLAMP(g_get_num_processors(), 1, MAX_THREADS);
+    cpu_set_t mine;
+    /* GLib opens files in /sys to know; a set too small for this machine is an error. */
+    unsigned n = sched_getaffinity(0, sizeof(mine), &mine) == 0 ? (unsigned)CPU_COUNT(&mine) : g_get_num_processors();
+
+    return CLAMP(n, 1, MAX_THREADS);
 }
 
 /* One call of qcow2_parallel_for(). */
