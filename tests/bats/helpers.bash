@@ -288,6 +288,69 @@ image_fingerprint() {
     sha256sum "$1"
 }
 
+# ---- judging deltas ----------------------------------------------------------------------------------
+
+# state_raw IMAGE STATE OUT [SIZE]: what a state holds, by QEMU; @empty and @backing get SIZE bytes
+state_raw() {
+    local image=$1 state=$2 out=$3 size=${4:-} backing
+    case $state in
+        @active) active_raw "$image" "$out" ;;
+        @empty | @backing)
+            [[ $size ]] || size=$(virtual_size "$image")
+            : >"$out"
+            backing=$(qemu-img info -U --output=json "$image" | jq -r '.["full-backing-filename"] // empty')
+            if [[ $state == @backing && $backing ]]; then
+                active_raw "$backing" "$out" || return
+            fi
+            truncate --size="$size" "$out"
+            ;;
+        *) snapshot_raw "$image" "$state" "$out" ;;
+    esac
+}
+
+# delta_over DELTA RAW: print a name under which QEMU reads a delta over a raw file, whatever backing it records
+delta_over() {
+    jq -cn --arg delta "$1" --arg raw "$2" '{driver: "qcow2", file: {driver: "file", filename: $delta},
+        backing: {driver: "raw", file: {driver: "file", filename: $raw}}} | "json:" + tojson' | jq -r .
+}
+
+# delta_ranges DELTA: print what a delta itself holds, a line "START LENGTH data|zero|compressed" for each range
+delta_ranges() {
+    local name
+    name=$(jq -cn --arg delta "$1" '{driver: "qcow2", file: {driver: "file", filename: $delta}, backing: null}')
+    # QEMU 7.2 does not say what is compressed; but compressed data has no offset.
+    qemu-img map --output=json "json:$name" | jq -r '.[] | select(.present)
+        | (if .zero then "zero" elif has("offset") then "data" else "compressed" end) as $kind
+        | "\(.start) \(.length) \($kind)"' |
+        awk '$3 == kind && $1 == end { end += $2; next }
+             kind { print start, end - start, kind }
+             { start = $1; end = $1 + $2; kind = $3 }
+             END { if (kind) print start, end - start, kind }'
+}
+
+# assert_delta_holds DELTA [RANGE…]: it holds exactly these ranges, such as "64K 128K data"
+assert_delta_holds() {
+    local delta=$1 start length kind range expected=''
+    shift
+    for range; do
+        read -r start length kind <<<"$range"
+        expected+="$(numfmt --from=iec "$start") $(numfmt --from=iec "$length") $kind"$'\n'
+    done
+    diff -u --label expected --label "$delta" <(printf '%s' "$expected") <(delta_ranges "$delta") >&2 ||
+        fail "$delta holds something else"
+}
+
+# assert_delta DELTA IMAGE FROM TO: clean, of the size of TO, and over FROM it reads as TO. Leaves from.raw, to.raw
+assert_delta() {
+    local delta=$1 image=$2 from=$3 to=$4 size
+    assert_clean "$delta" || return
+    size=$(virtual_size "$delta")
+    state_raw "$image" "$from" from.raw "$size" && state_raw "$image" "$to" to.raw "$size" || return
+    [[ $(stat -c %s to.raw) == "$size" ]] || fail "$delta has $size bytes, $to has $(stat -c %s to.raw)" || return
+    qemu-img compare -U -F raw "$(delta_over "$delta" from.raw)" to.raw >&2 ||
+        fail "$delta over $from does not read as $to"
+}
+
 # ---- judging output ----------------------------------------------------------------------------------
 
 # fail MESSAGE: end the test with a message
