@@ -77,6 +77,7 @@ typedef enum {
 
 typedef struct Qcow2Record {
     Qcow2RecordKind kind;
+    unsigned place;               /* which of the recorders that share the list */
     uint64_t offset, len_bytes;   /* TRUNCATE: the new size in offset */
     GBytes *bytes;                /* WRITE only */
 } Qcow2Record;
@@ -87,6 +88,12 @@ typedef struct Qcow2Record {
  * Kernel copies are reported as impossible, so that every byte goes through write().
  */
 Qcow2Io *qcow2_io_recorder_new(Qcow2Io *below);
+
+/**
+ * qcow2_io_recorder_new_beside: a recorder for another place that adds to the list of @first, so that the list
+ * tells in which order an operation changed several files. The places are numbered from 0, which is @first.
+ */
+Qcow2Io *qcow2_io_recorder_new_beside(Qcow2Io *below, Qcow2Io *first);
 
 /** qcow2_io_recorder_get: the records so far, of type Qcow2Record; valid until the next call. */
 const GArray *qcow2_io_recorder_get(Qcow2Io *io);

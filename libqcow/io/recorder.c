@@ -7,19 +7,28 @@
 #include "io/backends.h"
 #include "io/stack.h"
 
-typedef struct RecorderIo {
-    Qcow2StackIo stack;
+typedef struct Recording {
+    gint ref_count;
     GMutex mutex;
     GArray *records;          /* Qcow2Record */
+    unsigned n_places;
+} Recording;
+
+typedef struct RecorderIo {
+    Qcow2StackIo stack;
+    Recording *recording;
+    unsigned place;
 } RecorderIo;
 
 static void add_record(Qcow2Io *io, Qcow2Record record)
 {
     RecorderIo *recorder = (RecorderIo *) io;
+    Recording *recording = recorder->recording;
 
-    g_mutex_lock(&recorder->mutex);
-    g_array_append_val(recorder->records, record);
-    g_mutex_unlock(&recorder->mutex);
+    record.place = recorder->place;
+    g_mutex_lock(&recording->mutex);
+    g_array_append_val(recording->records, record);
+    g_mutex_unlock(&recording->mutex);
 }
 
 static bool recorder_write(Qcow2Io *io, uint64_t offset, const void *buffer, size_t len_bytes, GError **error)
@@ -41,19 +50,20 @@ static bool recorder_write(Qcow2Io *io, uint64_t offset, const void *buffer, siz
 static bool recorder_flush(Qcow2Io *io, GError **error)
 {
     RecorderIo *recorder = (RecorderIo *) io;
+    Recording *recording = recorder->recording;
     Qcow2Io *below = qcow2_stack_below(io);
-    Qcow2Record record = { .kind = QCOW2_RECORD_FLUSH };
+    Qcow2Record record = { .kind = QCOW2_RECORD_FLUSH, .place = recorder->place };
 
-    g_mutex_lock(&recorder->mutex);
-    guint begin = recorder->records->len;
-    g_mutex_unlock(&recorder->mutex);
+    g_mutex_lock(&recording->mutex);
+    guint begin = recording->records->len;
+    g_mutex_unlock(&recording->mutex);
 
     if (!below->ops->flush(below, error)) {
         return false;
     }
-    g_mutex_lock(&recorder->mutex);
-    g_array_insert_val(recorder->records, begin, record);
-    g_mutex_unlock(&recorder->mutex);
+    g_mutex_lock(&recording->mutex);
+    g_array_insert_val(recording->records, begin, record);
+    g_mutex_unlock(&recording->mutex);
     return true;
 }
 
@@ -84,24 +94,29 @@ static void clear_record(void *data)
     g_clear_pointer(&((Qcow2Record *) data)->bytes, g_bytes_unref);
 }
 
+static void unref_recording(Recording *recording)
+{
+    if (g_atomic_int_dec_and_test(&recording->ref_count)) {
+        g_mutex_clear(&recording->mutex);
+        g_array_unref(recording->records);
+        g_free(recording);
+    }
+}
+
 static void recorder_close(Qcow2Io *io)
 {
-    RecorderIo *recorder = (RecorderIo *) io;
-
-    g_mutex_clear(&recorder->mutex);
-    g_array_unref(recorder->records);
+    unref_recording(((RecorderIo *) io)->recording);
     qcow2_stack_close(io);
 }
 
-Qcow2Io *qcow2_io_recorder_new(Qcow2Io *below)
+static Qcow2Io *new_recorder(Qcow2Io *below, Recording *recording)
 {
     RecorderIo *recorder = g_new0(RecorderIo, 1);
     Qcow2IoOps *ops = &recorder->stack.ops;
 
     qcow2_stack_init(&recorder->stack, below);
-    g_mutex_init(&recorder->mutex);
-    recorder->records = g_array_new(FALSE, FALSE, sizeof(Qcow2Record));
-    g_array_set_clear_func(recorder->records, clear_record);
+    recorder->recording = recording;
+    recorder->place = recording->n_places++;
     ops->write = recorder_write;
     ops->flush = recorder_flush;
     ops->truncate = recorder_truncate;
@@ -112,7 +127,26 @@ Qcow2Io *qcow2_io_recorder_new(Qcow2Io *below)
     return &recorder->stack.io;
 }
 
+Qcow2Io *qcow2_io_recorder_new(Qcow2Io *below)
+{
+    Recording *recording = g_new0(Recording, 1);
+
+    recording->ref_count = 1;
+    g_mutex_init(&recording->mutex);
+    recording->records = g_array_new(FALSE, FALSE, sizeof(Qcow2Record));
+    g_array_set_clear_func(recording->records, clear_record);
+    return new_recorder(below, recording);
+}
+
+Qcow2Io *qcow2_io_recorder_new_beside(Qcow2Io *below, Qcow2Io *first)
+{
+    Recording *recording = ((RecorderIo *) first)->recording;
+
+    g_atomic_int_inc(&recording->ref_count);
+    return new_recorder(below, recording);
+}
+
 const GArray *qcow2_io_recorder_get(Qcow2Io *io)
 {
-    return ((RecorderIo *) io)->records;
+    return ((RecorderIo *) io)->recording->records;
 }

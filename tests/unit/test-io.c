@@ -134,6 +134,29 @@ static void test_recorder(void)
     assert_bytes(memory, 11, 1, 'b');
 }
 
+static void test_recorder_of_several(void)
+{
+    g_autoptr(Qcow2Io) base = qcow2_io_memory_new(NULL, 0, "base", true);
+    g_autoptr(Qcow2Io) overlay = qcow2_io_memory_new(NULL, 0, "overlay", true);
+    g_autoptr(Qcow2Io) first = qcow2_io_recorder_new(base);
+    g_autoptr(Qcow2Io) second = qcow2_io_recorder_new_beside(overlay, first);
+    const unsigned expected[] = { 0, 1, 0, 1 };
+
+    g_assert_true(qcow2_io_write(first, 0, "a", 1, NULL));
+    g_assert_true(qcow2_io_write(second, 0, "b", 1, NULL));
+    g_assert_true(qcow2_io_flush(first, NULL));
+    g_clear_pointer(&first, qcow2_io_unref);
+    g_assert_true(qcow2_io_flush(second, NULL));
+
+    const GArray *records = qcow2_io_recorder_get(second);
+    g_assert_cmpuint(records->len, ==, G_N_ELEMENTS(expected));
+    for (guint i = 0; i < records->len; i++) {
+        g_assert_cmpuint(g_array_index(records, Qcow2Record, i).place, ==, expected[i]);
+    }
+    assert_bytes(base, 0, 1, 'a');
+    assert_bytes(overlay, 0, 1, 'b');
+}
+
 /* A place whose flush lasts until another thread has written: that write must not count as flushed. */
 typedef struct SlowFlush {
     Qcow2Io io;
@@ -301,6 +324,7 @@ int main(int argc, char **argv)
     g_test_add_func("/io/ranges and rights are checked, and errors say what was tried", test_range_checks);
     g_test_add_func("/io/a back end without optional calls", test_defaults);
     g_test_add_func("/recorder/keeps what succeeded, in order", test_recorder);
+    g_test_add_func("/recorder/several places share a list", test_recorder_of_several);
     g_test_add_func("/recorder/a write that ends during a flush comes after it", test_recorder_order);
     g_test_add_func("/fault/the chosen call fails once, after half of its bytes", test_fault);
     g_test_add_func("/fault/each kind of call can fail", test_fault_each_call);
