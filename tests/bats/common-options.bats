@@ -10,6 +10,14 @@ COMMANDS=(qcow-bitmap qcow-check qcow-compare qcow-export-delta qcow-info qcow-m
 # Those that show an image, and take nothing else.
 SHOWING=(qcow-bitmap qcow-check qcow-info qcow-map qcow-measure qcow-snapshot)
 
+# a.qcow2 with the snapshots s1 and s2; 8 MiB differ
+make_delta() {
+    make_image a.qcow2 32M
+    qemu-img snapshot -c s1 a.qcow2
+    guest_write a.qcow2 1M 8M A
+    qemu-img snapshot -c s2 a.qcow2
+}
+
 @test "options: --help teaches, --version tells, both with exit 0" {
     for command in qcow "${COMMANDS[@]}"; do
         run -0 --separate-stderr "$command" --help
@@ -71,6 +79,7 @@ complete_words() {
     make_image a.qcow2 1M
     qemu-img snapshot -c first a.qcow2
     qemu-img snapshot -c 'with $(blank) "' a.qcow2
+    qemu-img snapshot -c 'two words' a.qcow2
     for command in qcow qcow-info qcow-map; do
         "$command" --generate=completion >"$command.bash"
     done
@@ -81,6 +90,7 @@ complete_words() {
     [[ $(complete_words qcow-info qcow-info -f qcow2 a.q) == a.qcow2 ]]
     [[ $(complete_words qcow qcow inf) == info ]]
     [[ $(complete_words qcow-map qcow-map a.qcow2 --state = f) == first ]]
+    [[ $(complete_words qcow-map qcow-map a.qcow2 --state = tw) == 'two\ words' ]]
     [[ $(complete_words qcow-map qcow-map a.qcow2 --state = @) == $'@active\n@backing\n@empty' ]]
 }
 
@@ -161,6 +171,11 @@ complete_words() {
     run -1 bash -c 'qcow-info missing.qcow2 2>&-'
     run -0 bash -c 'qcow-info a.qcow2 <&- 2>&-'
     assert_image_unchanged a.qcow2
+
+    make_delta
+    truncate -s 32M t.raw
+    run -1 bash -c 'qcow-export-delta -p -O raw a.qcow2 s1 s2 t.raw <&- >&-'
+    assert_same_content a.qcow2 t.raw
 }
 
 @test "options: messages do not depend on the locale" {
@@ -171,14 +186,6 @@ complete_words() {
 }
 
 # ---- progress and signals ----------------------------------------------------------------------------
-
-# a.qcow2 with the snapshots s1 and s2; 8 MiB differ
-make_delta() {
-    make_image a.qcow2 32M
-    qemu-img snapshot -c s1 a.qcow2
-    guest_write a.qcow2 1M 8M A
-    qemu-img snapshot -c s2 a.qcow2
-}
 
 @test "progress: -p is qemu-img's line on standard output" {
     make_delta
