@@ -362,6 +362,31 @@ bool qcow2_export_delta(Qcow2State *from, Qcow2State *to, const char *output,
 bool qcow2_export_map(Qcow2State *from, Qcow2State *to, const Qcow2ExportOptions *options,
                       Qcow2DiffFunc func, void *data, Qcow2Progress *progress, GError **error);
 
+typedef struct Qcow2ImportOptions {
+    const char *name;               /* make the imported state an internal snapshot of this name; or NULL */
+    bool force;                     /* although the active layer is not what the delta starts from */
+    bool no_reflink;
+} Qcow2ImportOptions;
+
+typedef struct Qcow2ImportResult {
+    uint64_t bytes, clusters, data_clusters, zero_clusters, compressed_clusters;
+    uint64_t bytes_copied, bytes_cloned;
+    uint64_t virtual_size;
+} Qcow2ImportResult;
+
+/**
+ * qcow2_import_delta:
+ * @chain: opened writable
+ * @delta: a file written by qcow2_export_delta(), or "-" for standard input
+ *
+ * Applies a delta on top of the active layer, which gets the delta's size. All or nothing, also across a crash.
+ *
+ * Errors: QCOW2_ERROR_INVALID when the delta does not start from the active layer as it is, or a stream is cut
+ * or damaged; QCOW2_ERROR_EXISTS when the name is taken, "… already" when the same import was done before.
+ */
+bool qcow2_import_delta(Qcow2Chain *chain, const char *delta, const Qcow2ImportOptions *options,
+                        Qcow2ImportResult *ret_result, Qcow2Progress *progress, GError **error);
+
 typedef struct Qcow2CompareOptions {
     bool strict;                    /* sizes and allocation must agree too */
 } Qcow2CompareOptions;

@@ -81,6 +81,23 @@ Qcow2Chain *qcow2_chain_open_io(Qcow2Io *io, const Qcow2OpenOptions *options, GE
     return layer ? chain_of_layer(layer, io->name, options) : NULL;
 }
 
+Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, Qcow2Chain *below, GError **error)
+{
+    if (!qcow2_chain_open_data(top, 0, error) || !qcow2_chain_open_all(below, error)) {
+        return NULL;
+    }
+    Qcow2Chain *chain = g_new0(Qcow2Chain, 1);
+    chain->layers = g_ptr_array_new();
+    chain->name = g_strdup(top->name);
+    chain->options = below->options;
+    chain->complete = true;
+    g_ptr_array_add(chain->layers, qcow2_chain_layer(top, 0));
+    for (unsigned i = 0; i < below->layers->len; i++) {
+        g_ptr_array_add(chain->layers, qcow2_chain_layer(below, i));
+    }
+    return chain;
+}
+
 void qcow2_chain_free(Qcow2Chain *chain)
 {
     if (!chain) {

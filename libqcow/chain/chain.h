@@ -54,6 +54,12 @@ const char *qcow2_chain_layer_name(const Qcow2Chain *chain, unsigned index);
 Qcow2Chain *qcow2_chain_open_io(Qcow2Io *io, const Qcow2OpenOptions *options, GError **error);
 
 /**
+ * qcow2_chain_stack: the image of @top, without the layers that it names, over all layers of @below, which are
+ * opened. Both must live longer; the layers stay theirs.
+ */
+Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, Qcow2Chain *below, GError **error);
+
+/**
  * qcow2_chain_open_below:
  * @index: an open layer
  * @ret_exists: whether there is a layer below it, which is open now

@@ -133,7 +133,7 @@ bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *byte
 
 /* ---- Committing -------------------------------------------------------------------------------- */
 
-static bool count_taken(Qcow2Batch *batch, GError **error)
+bool qcow2_batch_count_taken(Qcow2Batch *batch, GError **error)
 {
     for (guint i = 0; i < batch->uncounted->len; i++) {
         Run run = g_array_index(batch->uncounted, Run, i);
@@ -160,7 +160,7 @@ static bool settle_counts(Qcow2Batch *batch, GError **error)
     }
     header->reftable_clusters = 0;
     while (placed > 0 || batch->uncounted->len > 0) {
-        if (!count_taken(batch, error) || !qcow2_counts_cache_place_all(batch->counts, &placed, error)) {
+        if (!qcow2_batch_count_taken(batch, error) || !qcow2_counts_cache_place_all(batch->counts, &placed, error)) {
             return false;
         }
         uint64_t needed = qcow2_div_round_up(qcow2_counts_cache_n_blocks(batch->counts) * 8, cluster_size);

@@ -50,6 +50,9 @@ bool qcow2_batch_take_for(Qcow2Batch *batch, uint64_t len_bytes, uint64_t *ret_o
 /** qcow2_batch_add: adds @delta to the counts of the clusters that the bytes [offset, offset + len) touch. */
 bool qcow2_batch_add(Qcow2Batch *batch, uint64_t host_offset, uint64_t len_bytes, int delta, GError **error);
 
+/** qcow2_batch_count_taken: what was taken so far is in the counts from here on; a commit does the same. */
+bool qcow2_batch_count_taken(Qcow2Batch *batch, GError **error);
+
 /** qcow2_batch_write: into clusters that this batch took. */
 bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *bytes, size_t len_bytes, GError **error);
 

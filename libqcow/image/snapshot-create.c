@@ -72,7 +72,7 @@ static bool share_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *
 static bool share_tables(Creation *creation, GError **error)
 {
     Qcow2Header *header = qcow2_batch_header(creation->batch);
-    Qcow2View view = qcow2_image_active_view(creation->image);
+    Qcow2View view = { header->l1_offset, header->l1_entries, header->size };
     uint64_t len = view.l1_entries * 8;
     g_autofree uint64_t *l1 = g_try_malloc0(len);
     g_autofree uint8_t *table = g_try_malloc(creation->layout->cluster_size);
@@ -98,37 +98,41 @@ static char *next_id(const GArray *snapshots)
     return g_strdup_printf("%lu", max + 1);
 }
 
-static GBytes *new_entry(const Qcow2Image *image, const char *name, int64_t now_usec)
+static GBytes *new_entry(const Qcow2Image *image, const Qcow2Header *header, const Qcow2Snapshot *given)
 {
     g_autofree char *id = next_id(image->snapshots);
-    Qcow2Snapshot info = {
-        .id = id,
-        .name = name,
-        .disk_size = image->size,
-        .date_sec = (uint32_t)(now_usec / G_USEC_PER_SEC),
-        .date_nsec = (uint32_t)(now_usec % G_USEC_PER_SEC * 1000),
-    };
+    Qcow2Snapshot info = *given;
 
-    return qcow2_snapshot_entry_encode(&info, image->header.l1_offset, image->header.l1_entries);
+    info.id = id;
+    info.disk_size = header->size;
+    return qcow2_snapshot_entry_encode(&info, header->l1_offset, header->l1_entries);
+}
+
+bool qcow2_batch_add_snapshot(Qcow2Batch *batch, Qcow2Image *image, const Qcow2Snapshot *info, GError **error)
+{
+    g_autoptr(GPtrArray) entries = qcow2_snapshot_entries(image);
+    Creation creation = { .image = image, .layout = &image->header.layout, .batch = batch };
+
+    g_ptr_array_add(entries, new_entry(image, qcow2_batch_header(batch), info));
+    return qcow2_batch_count_taken(batch, error)
+        && share_tables(&creation, error)
+        && qcow2_batch_set_snapshots(batch, image, entries, error);
 }
 
 bool qcow2_image_create_snapshot(Qcow2Image *image, const char *name, int64_t now_usec, GError **error)
 {
+    const Qcow2Snapshot info = {
+        .name = name,
+        .date_sec = (uint32_t)(now_usec / G_USEC_PER_SEC),
+        .date_nsec = (uint32_t)(now_usec % G_USEC_PER_SEC * 1000),
+    };
+
     if (image->header.layout.has_data_file) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "an image with an external data file cannot have internal"
                           " snapshots");
     }
     g_autoptr(Qcow2Batch) batch = qcow2_image_load_snapshots(image, error) ? qcow2_batch_begin(image, error) : NULL;
-    if (!batch) {
-        return false;
-    }
-    g_autoptr(GPtrArray) entries = qcow2_snapshot_entries(image);
-    Creation creation = { .image = image, .layout = &image->header.layout, .batch = batch };
-
-    g_ptr_array_add(entries, new_entry(image, name, now_usec));
-    return share_tables(&creation, error)
-        && qcow2_batch_set_snapshots(batch, image, entries, error)
-        && qcow2_batch_commit(batch, error);
+    return batch && qcow2_batch_add_snapshot(batch, image, &info, error) && qcow2_batch_commit(batch, error);
 }
 
 bool qcow2_image_rename_snapshot(Qcow2Image *image, guint index, const char *name, GError **error)

@@ -62,7 +62,7 @@ static void run_of_one_extent(const Qcow2RunRules *rules, const Qcow2Extent *ext
         run->kind = QCOW2_RUN_STREAM;
         run->pass_through = true;
         n = 1;
-    } else if (reads_zero(extent) && rules->layout->version >= 3) {
+    } else if (reads_zero(extent) && !rules->zeros_need_data) {
         run->kind = QCOW2_RUN_ZERO;
         run->zero_mask = UINT32_MAX;
     } else {
@@ -83,7 +83,7 @@ static void run_of_mixed_cluster(const Qcow2RunRules *rules, const GArray *exten
     uint64_t base = run->first_cluster << layout->cluster_bits;
     uint64_t end = MIN(base + layout->cluster_size, rules->state->size);
     uint64_t carried = 0;
-    bool any_data = layout->version < 3;
+    bool any_data = rules->zeros_need_data;
     const Qcow2Extent *extent;
 
     run->n_clusters = 1;

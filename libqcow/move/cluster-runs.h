@@ -28,6 +28,7 @@ typedef struct Qcow2RunRules {
     const Qcow2Layout *layout;            /* of the target */
     Qcow2Compression compression;         /* of the target */
     bool compress;
+    bool zeros_need_data;                 /* version 2 cannot say "zeros" where something lies below */
 } Qcow2RunRules;
 
 /** Where the next run starts; zeroed to begin with. */

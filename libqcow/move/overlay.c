@@ -46,7 +46,13 @@ Qcow2Overlay *qcow2_overlay_new(Qcow2State *state, Qcow2Header *header, const Qc
     overlay->options = *options;
     overlay->progress = progress;
     overlay->image = image;
-    overlay->rules = (Qcow2RunRules) { state, qcow2_new_image_layout(image), compression, options->compress };
+    overlay->rules = (Qcow2RunRules) {
+        .state = state,
+        .layout = qcow2_new_image_layout(image),
+        .compression = compression,
+        .compress = options->compress,
+        .zeros_need_data = qcow2_new_image_layout(image)->version < 3,
+    };
     overlay->readers = qcow2_reader_pool_new();
     overlay->runs = g_array_new(FALSE, FALSE, sizeof(Qcow2ClusterRun));
     overlay->streams = g_array_new(FALSE, TRUE, sizeof(Qcow2Stream));

@@ -3,12 +3,11 @@
  * A delta as a stream: tables first, then data, never seeking, and in the last cluster a SHA-256 of all before
  * it. A stream that breaks off has no digest, so that whoever reads it knows.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 #include "io/backends.h"
 #include "move/in-order.h"
+#include "move/spool.h"
 #include "ops/export.h"
 #include "util/bits.h"
 #include "util/error.h"
@@ -41,20 +40,6 @@ static bool write_directly(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice 
         && each_window(job, overlay, choice, io, qcow2_overlay_write_data, error);
 }
 
-/* An unlinked file, for what must be known whole before its first byte goes out. */
-static Qcow2Io *open_spool(GError **error)
-{
-    g_autofree char *name = g_build_filename(g_get_tmp_dir(), "qcow-spool-XXXXXX", NULL);
-    int fd = g_mkstemp_full(name, O_RDWR | O_CLOEXEC, 0600);
-
-    if (fd < 0) {
-        qcow2_fail_errno(error, errno, "'%s': spool file (TMPDIR chooses its folder)", name);
-        return NULL;
-    }
-    unlink(name);
-    return qcow2_io_file_from_fd(fd, name, true);
-}
-
 static bool copy_spool(Qcow2Export *job, Qcow2Io *spool, uint64_t len_bytes, Qcow2Io *io, GError **error)
 {
     g_autofree uint8_t *buffer = g_malloc(BUFFER_SIZE);
@@ -83,7 +68,7 @@ static bool copy_spool(Qcow2Export *job, Qcow2Io *spool, uint64_t len_bytes, Qco
 
 static bool write_spooled(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io, GError **error)
 {
-    g_autoptr(Qcow2Io) spool = open_spool(error);
+    g_autoptr(Qcow2Io) spool = qcow2_spool_new(error);
 
     return spool && qcow2_export_write(job, overlay, choice, spool, error)
         && copy_spool(job, spool, job->result.output_size, io, error);

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "move/in-place.h"
+
+#include "format/l2.h"
+#include "image/editor.h"
+#include "move/cluster-runs.h"
+#include "move/stream-packer.h"
+#include "move/streams.h"
+#include "util/error.h"
+#include "util/progress.h"
+
+typedef struct InPlace {
+    Qcow2Batch *batch;
+    Qcow2Image *image;
+    Qcow2State *to;
+    Qcow2InPlaceOptions options;
+    Qcow2RunRules rules;
+    Qcow2Editor *editor;
+    Qcow2Mover *mover;
+    Qcow2ReaderPool *readers;
+    Qcow2StreamPacker packer;
+    Qcow2Progress *progress;
+    bool zeros_are_nothing;       /* no layer below: a cluster that reads as zeros needs no entry */
+    Qcow2InPlaceStats stats;
+} InPlace;
+
+uint64_t qcow2_in_place_unit(const Qcow2Image *image)
+{
+    /* Whole clusters: what a subcluster does not say must not be lost with the old cluster. */
+    return image->header.layout.cluster_size;
+}
+
+static uint64_t bitmap_of(const InPlace *self, const Qcow2ClusterRun *run)
+{
+    return self->rules.layout->extended_l2 ? (uint64_t)run->zero_mask << 32 | run->data_mask : 0;
+}
+
+/* ---- Runs -------------------------------------------------------------------------------------- */
+
+static bool set_zero(InPlace *self, const Qcow2ClusterRun *run, GError **error)
+{
+    bool extended = self->rules.layout->extended_l2;
+    uint64_t raw = self->zeros_are_nothing || extended ? 0 : L2E_ZERO;
+    uint64_t bitmap = self->zeros_are_nothing || !extended ? 0 : (uint64_t)UINT32_MAX << 32;
+
+    self->stats.zero_clusters += run->n_clusters;
+    for (uint64_t i = 0; i < run->n_clusters; i++) {
+        uint64_t old_raw, old_bitmap;
+        if (!qcow2_editor_get(self->editor, run->first_cluster + i, &old_raw, &old_bitmap, error)) {
+            return false;
+        }
+        if ((old_raw != raw || old_bitmap != bitmap)
+            && !qcow2_editor_set(self->editor, run->first_cluster + i, 1, raw, bitmap, 0, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* A free cluster holds anything: zeros are written like data, also behind the end of the disk. */
+static bool fill_run(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, uint64_t host_offset, GError **error)
+{
+    uint64_t base = run->first_cluster << self->rules.layout->cluster_bits;
+    uint64_t end = base + (run->n_clusters << self->rules.layout->cluster_bits);
+
+    for (guint i = run->first_extent; i < extents->len; i++) {
+        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+        if (extent->guest_offset >= run->guest_end) {
+            break;
+        }
+        Qcow2Extent slice = qcow2_extent_slice(extent, MAX(extent->guest_offset, run->guest_start),
+                                               MIN(qcow2_extent_end(extent), run->guest_end));
+        if (!qcow2_mover_add(self->mover, &slice, host_offset + (slice.guest_offset - base), error)) {
+            return false;
+        }
+    }
+    Qcow2Extent tail = { .guest_offset = run->guest_end, .len_bytes = end - run->guest_end, .kind = QCOW2_EXTENT_ZERO };
+    return tail.len_bytes == 0 || qcow2_mover_add(self->mover, &tail, host_offset + (run->guest_end - base), error);
+}
+
+static bool set_data(InPlace *self, const Qcow2ClusterRun *run, uint64_t *ret_host_offset, GError **error)
+{
+    *ret_host_offset = qcow2_batch_take(self->batch, run->n_clusters, error);
+    self->stats.data_clusters += run->n_clusters;
+    return *ret_host_offset != 0
+        && qcow2_editor_set(self->editor, run->first_cluster, run->n_clusters, *ret_host_offset | L2E_COPIED,
+                            bitmap_of(self, run), self->rules.layout->cluster_size, error);
+}
+
+static bool write_stream(InPlace *self, uint64_t cluster, const Qcow2Stream *stream, GError **error)
+{
+    const Qcow2ClusterRun plain = { .first_cluster = cluster, .n_clusters = 1, .data_mask = UINT32_MAX };
+    uint64_t host_offset, raw;
+
+    if (stream->compressed) {
+        host_offset = qcow2_stream_packer_take(&self->packer, self->batch, stream->len_bytes, error);
+        if (host_offset == 0) {
+            return false;
+        }
+        if (!qcow2_l2_encode_compressed(self->rules.layout, host_offset, stream->len_bytes, &raw)) {
+            return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "a compressed cluster at 0x%" PRIx64 " is past what an entry can"
+                              " name", host_offset);
+        }
+        self->stats.compressed_clusters++;
+        if (!qcow2_editor_set(self->editor, cluster, 1, raw, 0, 0, error)) {
+            return false;
+        }
+    } else if (!set_data(self, &plain, &host_offset, error)) {
+        return false;
+    }
+    return qcow2_batch_write(self->batch, host_offset, stream->bytes, stream->len_bytes, error)
+        && qcow2_progress_advance(self->progress, stream->guest_end - stream->guest_start, error);
+}
+
+static bool make_streams(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, GError **error)
+{
+    uint64_t cluster_size = self->rules.layout->cluster_size;
+    g_autoptr(GArray) streams = g_array_new(FALSE, TRUE, sizeof(Qcow2Stream));
+    Qcow2StreamRules rules = {
+        self->to, cluster_size, self->rules.compression, self->options.n_threads, self->readers,
+    };
+
+    for (uint64_t start = run->guest_start; start < run->guest_end; start += cluster_size) {
+        Qcow2Stream stream = {
+            .guest_start = start,
+            .guest_end = MIN(start + cluster_size, run->guest_end),
+            .extents = extents,
+            .first_extent = run->first_extent,
+            .pass_through = run->pass_through,
+        };
+        g_array_append_val(streams, stream);
+    }
+    bool ok = qcow2_streams_make(&rules, streams, error);
+    for (guint i = 0; ok && i < streams->len; i++) {
+        ok = write_stream(self, run->first_cluster + i, &g_array_index(streams, Qcow2Stream, i), error);
+    }
+    qcow2_streams_clear(streams);
+    return ok;
+}
+
+static bool apply_extents(InPlace *self, const GArray *extents, GError **error)
+{
+    Qcow2RunCursor cursor = { 0 };
+    Qcow2ClusterRun run;
+
+    while (qcow2_next_run(&self->rules, extents, &cursor, &run)) {
+        uint64_t host_offset;
+        bool ok = run.kind == QCOW2_RUN_ZERO   ? set_zero(self, &run, error)
+                : run.kind == QCOW2_RUN_STREAM ? make_streams(self, &run, extents, error)
+                : set_data(self, &run, &host_offset, error) && fill_run(self, &run, extents, host_offset, error);
+        if (!ok) {
+            return false;
+        }
+        self->stats.bytes += run.guest_end - run.guest_start;
+    }
+    /* Extents live until the next window. */
+    return qcow2_mover_drain(self->mover, error);
+}
+
+/* ---- Windows ----------------------------------------------------------------------------------- */
+
+/* The parts of @extents below @limit. */
+static void cut_extents(const GArray *extents, uint64_t limit, GArray *ret)
+{
+    g_array_set_size(ret, 0);
+    for (guint i = 0; i < extents->len; i++) {
+        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+        if (extent->guest_offset < limit) {
+            Qcow2Extent part = qcow2_extent_slice(extent, extent->guest_offset, limit);
+            g_array_append_val(ret, part);
+        }
+    }
+}
+
+static bool apply_choice(InPlace *self, Qcow2Choice *choice, uint64_t limit, GError **error)
+{
+    g_autoptr(GArray) part = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+    const GArray *extents = NULL;
+
+    do {
+        if (!qcow2_progress_check(self->progress, error) || !qcow2_choice_next(choice, &extents, error)) {
+            return false;
+        }
+        if (extents) {
+            cut_extents(extents, limit, part);
+            if (!apply_extents(self, part, error)) {
+                return false;
+            }
+        }
+    } while (extents);
+    return true;
+}
+
+/*
+ * From the cluster in which the image ended on, entries left over from a larger time and the layers below would
+ * show: all of it is set to what the state says.
+ */
+static bool apply_growth(InPlace *self, uint64_t from, GError **error)
+{
+    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+
+    while (from < self->to->size) {
+        Qcow2Range range = { from, MIN(from + qcow2_state_window(self->to), self->to->size) };
+        if (!qcow2_state_resolve(self->to, &range, 1, QCOW2_NO_STOP, extents, error)
+            || !apply_extents(self, extents, error)) {
+            return false;
+        }
+        from = range.end;
+    }
+    return true;
+}
+
+static bool run_in_place(InPlace *self, Qcow2Choice *choice, GError **error)
+{
+    uint64_t old_size = self->image->size;
+    bool grows = self->to->size > old_size;
+    uint64_t growth = grows ? qcow2_align_down(old_size, qcow2_in_place_unit(self->image)) : UINT64_MAX;
+
+    return apply_choice(self, choice, growth, error)
+        && (!grows || apply_growth(self, growth, error))
+        && qcow2_editor_finish(self->editor, error);
+}
+
+bool qcow2_in_place_apply(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, Qcow2Choice *choice,
+                          const Qcow2InPlaceOptions *options, Qcow2InPlaceStats *ret_stats, Qcow2Progress *progress,
+                          GError **error)
+{
+    Qcow2MoverOptions mover_options = { .n_threads = options->n_threads, .no_reflink = options->no_reflink };
+    InPlace self = {
+        .batch = batch,
+        .image = image,
+        .to = to,
+        .options = *options,
+        .rules = {
+            .state = to,
+            .layout = &image->header.layout,
+            .compression = image->header.compression,
+            .zeros_need_data = image->header.layout.version < 3 && image->header.backing_name,
+        },
+        .progress = progress,
+        .zeros_are_nothing = !image->header.backing_name,
+    };
+
+    if (image->header.layout.has_data_file) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the image keeps its data in an external data file, which can only be"
+                          " overwritten in place");
+    }
+    self.editor = qcow2_editor_new(batch, image, to->size, error);
+    if (!self.editor) {
+        return false;
+    }
+    self.mover = qcow2_mover_new(to, image->file, &mover_options, progress);
+    self.readers = qcow2_reader_pool_new();
+    bool ok = run_in_place(&self, choice, error);
+    self.stats.moved = qcow2_mover_get_stats(self.mover);
+    *ret_stats = self.stats;
+    qcow2_mover_free(self.mover);
+    qcow2_reader_pool_free(self.readers);
+    qcow2_editor_free(self.editor);
+    return ok;
+}
