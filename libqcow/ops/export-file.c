@@ -71,7 +71,8 @@ bool qcow2_export_to_file(Qcow2Export *job, GError **error)
 {
     g_auto(Qcow2Header) header = { 0 };
 
-    if (!qcow2_export_header(job, false, &header, error)) {
+    if (!qcow2_export_header(job, false, &header, error)
+        || (job->options->overwrite && !qcow2_export_refuse_layer(job, job->output, error))) {
         return false;
     }
     /* The output first: that it cannot be made should be known before the work. */

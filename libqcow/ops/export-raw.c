@@ -16,13 +16,8 @@
 #include "util/error.h"
 #include "util/progress.h"
 
-static Qcow2Io *open_target(const Qcow2Export *job, GError **error)
+static Qcow2Io *open_place(const Qcow2Export *job, const Qcow2Place *place, GError **error)
 {
-    g_autoptr(Qcow2Place) place = qcow2_place_parse(job->output, NULL, false, error);
-
-    if (!place) {
-        return NULL;
-    }
     if (place->kind == QCOW2_PLACE_NBD) {
         return qcow2_io_nbd_open(place->target, true, job->options->cache, job->to->chain->options.n_threads, error);
     }
@@ -40,21 +35,18 @@ static Qcow2Io *open_target(const Qcow2Export *job, GError **error)
     return io;
 }
 
-/* A raw file that is one of the images read would be changed under the reader. */
-static bool refuse_source(const Qcow2Export *job, Qcow2Io *target, GError **error)
+static Qcow2Io *open_target(const Qcow2Export *job, GError **error)
 {
-    Qcow2IoIdentity identity;
+    g_autoptr(Qcow2Place) place = qcow2_place_parse(job->output, NULL, false, error);
 
-    if (!qcow2_io_identify(target, &identity, error)) {
-        return false;
+    if (!place || (place->kind == QCOW2_PLACE_FILE && !qcow2_export_refuse_layer(job, place->target, error))) {
+        return NULL;
     }
-    for (unsigned i = 0; identity.known && i < qcow2_chain_n_layers(job->to->chain); i++) {
-        const Qcow2IoIdentity *layer = &qcow2_chain_layer(job->to->chain, i)->identity;
-        if (layer->known && layer->device == identity.device && layer->inode == identity.inode) {
-            return qcow2_fail(error, QCOW2_ERROR_INVALID, "it is layer [%u] of the image that is exported", i);
-        }
+    Qcow2Io *io = open_place(job, place, error);
+    if (!io) {
+        g_prefix_error(error, "'%s': ", place->shown);
     }
-    return true;
+    return io;
 }
 
 /* Gives a file TO's size, zeros past FROM's end. @ret_dirty_from: where unknown bytes begin that TO needs. */
@@ -148,7 +140,7 @@ bool qcow2_export_to_raw(Qcow2Export *job, GError **error)
     if (!target) {
         return false;
     }
-    if (!refuse_source(job, target, error) || !resize_target(job, target, &dirty_from, error)
+    if (!resize_target(job, target, &dirty_from, error)
         || !zero_past_from(target, dirty_from, job->to->size, error)) {
         g_prefix_error(error, "'%s': ", target->name);
         return false;
