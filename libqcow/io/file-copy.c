@@ -7,11 +7,13 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "util/error.h"
 
 #define COPY_CHUNK (64 * 1024)
+#define READAHEAD_STEP (UINT64_C(1) << 20)
 
 /* Errors that mean "not with these two files, or not with these offsets", before anything was written. */
 static bool means_impossible(int errnum)
@@ -134,4 +136,30 @@ void qcow2_file_start_writeback(Qcow2Io *io, uint64_t offset, uint64_t len_bytes
     if (file->cache == QCOW2_CACHE_WRITEBACK) {
         sync_file_range(file->fd, (off_t) offset, (off_t) len_bytes, SYNC_FILE_RANGE_WRITE);
     }
+}
+
+/* A sample: a range of which one byte is in the page cache is taken to be there whole. */
+static bool is_cached(int fd, uint64_t offset)
+{
+    uint8_t byte;
+    struct iovec one = { &byte, 1 };
+
+    return preadv2(fd, &one, 1, (off_t) offset, RWF_NOWAIT) == 1;
+}
+
+/* To see that all is there the kernel looks at every page, which takes an eighth of the time of copying them. */
+bool qcow2_file_start_reading(Qcow2Io *io, uint64_t offset, uint64_t len_bytes)
+{
+    Qcow2FileIo *file = (Qcow2FileIo *) io;
+    uint64_t end = offset + len_bytes;
+    bool started = false;
+
+    for (uint64_t len; file->direct_fd < 0 && offset < end; offset += len) {
+        len = MIN(READAHEAD_STEP, end - offset);
+        if (!is_cached(file->fd, offset)) {
+            posix_fadvise(file->fd, (off_t) offset, (off_t) len, POSIX_FADV_WILLNEED);
+            started = true;
+        }
+    }
+    return started;
 }

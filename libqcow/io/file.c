@@ -212,6 +212,7 @@ static const Qcow2IoOps file_ops = {
     .clone_from = qcow2_file_clone_from,
     .copy_from = qcow2_file_copy_from,
     .start_writeback = qcow2_file_start_writeback,
+    .start_reading = qcow2_file_start_reading,
 };
 
 static const Qcow2IoOps device_ops = {

@@ -42,6 +42,7 @@ Qcow2CopyOutcome qcow2_file_clone_from(Qcow2Io *io, uint64_t offset, Qcow2Io *so
 Qcow2CopyOutcome qcow2_file_copy_from(Qcow2Io *io, uint64_t offset, Qcow2Io *source, uint64_t source_offset,
                                       uint64_t len_bytes, GError **error);
 void qcow2_file_start_writeback(Qcow2Io *io, uint64_t offset, uint64_t len_bytes);
+bool qcow2_file_start_reading(Qcow2Io *io, uint64_t offset, uint64_t len_bytes);
 bool qcow2_file_has_writer(Qcow2Io *io, bool *ret_has_writer, GError **error);
 
 /* file-stream.c: a descriptor that can only be written, in order */

@@ -213,6 +213,12 @@ void qcow2_io_start_writeback(Qcow2Io *io, uint64_t offset, uint64_t len_bytes)
     }
 }
 
+bool qcow2_io_start_reading(Qcow2Io *io, uint64_t offset, uint64_t len_bytes)
+{
+    return io->ops->start_reading && qcow2_range_fits(offset, len_bytes)
+        && io->ops->start_reading(io, offset, len_bytes);
+}
+
 bool qcow2_io_identify(Qcow2Io *io, Qcow2IoIdentity *ret, GError **error)
 {
     *ret = (Qcow2IoIdentity) { .known = false };

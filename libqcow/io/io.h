@@ -50,6 +50,7 @@ typedef struct Qcow2IoOps {
     Qcow2CopyOutcome (*copy_from)(Qcow2Io *io, uint64_t offset, Qcow2Io *source, uint64_t source_offset,
                                   uint64_t len_bytes, GError **error);
     void (*start_writeback)(Qcow2Io *io, uint64_t offset, uint64_t len_bytes);
+    bool (*start_reading)(Qcow2Io *io, uint64_t offset, uint64_t len_bytes);
     bool (*identify)(Qcow2Io *io, Qcow2IoIdentity *ret, GError **error);
     bool (*has_writer)(Qcow2Io *io, bool *ret_has_writer, GError **error);
     Qcow2Io *(*reopen)(Qcow2Io *io, GError **error);
@@ -107,6 +108,9 @@ Qcow2CopyOutcome qcow2_io_copy_from(Qcow2Io *io, uint64_t offset, Qcow2Io *sourc
 
 /** qcow2_io_start_writeback: a hint that this range is complete and a flush will follow. */
 void qcow2_io_start_writeback(Qcow2Io *io, uint64_t offset, uint64_t len_bytes);
+
+/** qcow2_io_start_reading: a hint that this range will be read soon; false when it is in memory, or nothing can be done. */
+bool qcow2_io_start_reading(Qcow2Io *io, uint64_t offset, uint64_t len_bytes);
 
 /** qcow2_io_identify: known = false when the back end cannot tell. */
 bool qcow2_io_identify(Qcow2Io *io, Qcow2IoIdentity *ret, GError **error);

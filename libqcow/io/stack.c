@@ -74,6 +74,12 @@ static bool stack_identify(Qcow2Io *io, Qcow2IoIdentity *ret, GError **error)
     return below->ops->identify(below, ret, error);
 }
 
+static bool stack_start_reading(Qcow2Io *io, uint64_t offset, uint64_t len_bytes)
+{
+    Qcow2Io *below = qcow2_stack_below(io);
+    return below->ops->start_reading(below, offset, len_bytes);
+}
+
 static bool stack_has_writer(Qcow2Io *io, bool *ret_has_writer, GError **error)
 {
     Qcow2Io *below = qcow2_stack_below(io);
@@ -119,6 +125,7 @@ void qcow2_stack_init(Qcow2StackIo *stack, Qcow2Io *below)
         .clone_from = ops->clone_from ? stack_clone_from : NULL,
         .copy_from = ops->copy_from ? stack_copy_from : NULL,
         .start_writeback = ops->start_writeback ? stack_start_writeback : NULL,
+        .start_reading = ops->start_reading ? stack_start_reading : NULL,
         .identify = ops->identify ? stack_identify : NULL,
         .has_writer = ops->has_writer ? stack_has_writer : NULL,
         .reopen = ops->reopen ? stack_reopen : NULL,

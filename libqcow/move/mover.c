@@ -8,8 +8,10 @@
 
 #define BUFFER_SIZE    (UINT64_C(128) << 10)   /* larger ones fall out of the processor's cache */
 #define TASK_SIZE      (UINT64_C(4) << 20)
-#define BATCH_SIZE     (UINT64_C(64) << 20)    /* write-back of a batch starts while the next one is copied */
+#define BATCH_SIZE     (UINT64_C(64) << 20)
+#define CHUNK_SIZE     (UINT64_C(8) << 20)    /* write-back of a chunk starts while the next one is copied */
 #define BATCH_JOBS     16384u
+#define READ_SAMPLES   16u
 #define CLONE_UNIT     UINT64_C(4096)          /* the block size of the file systems that share extents */
 #define CLONE_IN_USE   (UINT64_C(16) << 20)
 #define CLONE_MAX      (UINT64_C(1) << 30)
@@ -36,6 +38,7 @@ struct Qcow2Mover {
     GArray *jobs;                 /* Job */
     GArray *tasks;                /* Task */
     uint64_t queued_bytes;
+    Qcow2Range written;           /* in the target, by the last batch: its write-back is not started yet */
     gint cannot_clone, cannot_copy;   /* atomic: found out once, by whichever thread is first */
     GMutex lock;                  /* stats */
     Qcow2MoverStats stats;
@@ -269,16 +272,180 @@ static void cut_into_tasks(Qcow2Mover *mover)
     }
 }
 
-static void start_writeback(Qcow2Mover *mover)
+/* ---- A batch ----------------------------------------------------------------------------------- */
+
+/* Where bytes of a job are. */
+typedef struct SourceRange {
+    uint64_t start, end;
+    unsigned layer;
+} SourceRange;
+
+static int compare_source(const void *a, const void *b)
 {
-    uint64_t start = UINT64_MAX, end = 0;
+    const SourceRange *x = a, *y = b;
+
+    if (x->layer != y->layer) {
+        return x->layer < y->layer ? -1 : 1;
+    }
+    return x->start < y->start ? -1 : x->start > y->start;
+}
+
+/* In the order of the source, neighbours joined. */
+static GArray *source_ranges(const Qcow2Mover *mover)
+{
+    GArray *ranges = g_array_sized_new(FALSE, FALSE, sizeof(SourceRange), mover->jobs->len);
+    guint kept = 0;
 
     for (guint i = 0; i < mover->jobs->len; i++) {
-        const Job *job = &g_array_index(mover->jobs, Job, i);
-        start = MIN(start, job->target_offset);
-        end = MAX(end, job->target_offset + job->extent.len_bytes);
+        const Qcow2Extent *extent = &g_array_index(mover->jobs, Job, i).extent;
+        SourceRange range = { extent->host_offset, extent->host_offset + extent->len_bytes, extent->layer };
+        g_array_append_val(ranges, range);
     }
-    qcow2_io_start_writeback(mover->target, start, end - start);
+    g_array_sort(ranges, compare_source);
+    for (guint i = 0; i < ranges->len; i++) {
+        SourceRange range = g_array_index(ranges, SourceRange, i);
+        SourceRange *last = kept ? &g_array_index(ranges, SourceRange, kept - 1) : NULL;
+        if (last && last->layer == range.layer && range.start <= last->end) {
+            last->end = MAX(last->end, range.end);
+        } else {
+            g_array_index(ranges, SourceRange, kept++) = range;
+        }
+    }
+    g_array_set_size(ranges, kept);
+    return ranges;
+}
+
+static bool start_reading_range(Qcow2Mover *mover, const GArray *ranges, guint index)
+{
+    const SourceRange *range = &g_array_index(ranges, SourceRange, index);
+
+    return qcow2_io_start_reading(qcow2_chain_image(mover->source->chain, range->layer)->data, range->start,
+                                  range->end - range->start);
+}
+
+/*
+ * Starts reading what one thread will copy piece by piece, in the order of the source: the guest wrote in an
+ * order of its own, so that neighbours there are not neighbours in the target. When some samples are in memory
+ * all is taken to be there, as it is after a recent write: looking costs time as well.
+ */
+static void start_reading(Qcow2Mover *mover)
+{
+    g_autoptr(GArray) ranges = source_ranges(mover);
+    bool is_cached = true;
+
+    for (guint i = 0; is_cached && i < READ_SAMPLES; i++) {
+        is_cached = !start_reading_range(mover, ranges, (guint)((uint64_t)i * ranges->len / READ_SAMPLES));
+    }
+    for (guint i = 0; !is_cached && i < ranges->len; i++) {
+        start_reading_range(mover, ranges, i);
+    }
+}
+
+/*
+ * Whether the kernel copies all of the batch. One thread does that as fast as several: they would wait for
+ * each other, spinning, since the kernel lets only one write to a file.
+ */
+static bool is_kernels_work(const Qcow2Mover *mover)
+{
+    if (!g_atomic_int_get(&mover->cannot_clone) || g_atomic_int_get(&mover->cannot_copy)) {
+        return false;
+    }
+    for (guint i = 0; i < mover->jobs->len; i++) {
+        if (g_array_index(mover->jobs, Job, i).extent.kind != QCOW2_EXTENT_DATA) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Tasks that are done together. */
+typedef struct Chunk {
+    Qcow2Mover *mover;
+    guint first, end;
+} Chunk;
+
+static const Task *task_at(const Qcow2Mover *mover, guint index)
+{
+    return &g_array_index(mover->tasks, Task, index);
+}
+
+/* Of what was written last; it takes processor time, too. */
+static void start_writeback(Qcow2Mover *mover)
+{
+    qcow2_io_start_writeback(mover->target, mover->written.start, mover->written.end - mover->written.start);
+    mover->written = (Qcow2Range) { 0, 0 };
+}
+
+static void note_written(const Chunk *chunk)
+{
+    Qcow2Range written = { UINT64_MAX, 0 };
+
+    for (guint i = chunk->first; i < chunk->end; i++) {
+        const Task *task = task_at(chunk->mover, i);
+        uint64_t start = task->job->target_offset + task->skip;
+        written.start = MIN(written.start, start);
+        written.end = MAX(written.end, start + task->len_bytes);
+    }
+    chunk->mover->written = written;
+}
+
+static bool do_task_of_chunk(size_t index, void *data, GError **error)
+{
+    const Chunk *chunk = data;
+
+    return do_task(chunk->first + index, chunk->mover, error);
+}
+
+/* What two threads do at the same time while the kernel copies. */
+static bool copy_or_write_back(size_t index, void *data, GError **error)
+{
+    Chunk *chunk = data;
+
+    if (index == 1) {
+        start_writeback(chunk->mover);
+        return true;
+    }
+    return qcow2_parallel_for(1, chunk->end - chunk->first, do_task_of_chunk, chunk, error);
+}
+
+/* Some MiB at a time, so that little is left to be written back when the flush comes. */
+static bool copy_by_one_thread(Qcow2Mover *mover, guint first, GError **error)
+{
+    start_reading(mover);
+    while (first < mover->tasks->len) {
+        Chunk chunk = { mover, first, first };
+        uint64_t len_bytes = 0;
+        while (chunk.end < mover->tasks->len && len_bytes < CHUNK_SIZE) {
+            len_bytes += task_at(mover, chunk.end++)->len_bytes;
+        }
+        if (!qcow2_parallel_for(mover->options.n_threads, 2, copy_or_write_back, &chunk, error)) {
+            return false;
+        }
+        note_written(&chunk);
+        first = chunk.end;
+    }
+    return true;
+}
+
+static bool do_tasks(Qcow2Mover *mover, GError **error)
+{
+    Chunk first = { mover, 0, 1 }, rest = { mover, 1, mover->tasks->len };
+
+    /* The first one shows in which ways these places can be copied. */
+    if (!do_task(0, mover, error)) {
+        return false;
+    }
+    start_writeback(mover);
+    note_written(&first);
+    if (is_kernels_work(mover)) {
+        return copy_by_one_thread(mover, 1, error);
+    }
+    if (!qcow2_parallel_for(mover->options.n_threads, rest.end - rest.first, do_task_of_chunk, &rest, error)) {
+        return false;
+    }
+    note_written(&rest);
+    start_writeback(mover);
+    return true;
 }
 
 bool qcow2_mover_drain(Qcow2Mover *mover, GError **error)
@@ -287,10 +454,9 @@ bool qcow2_mover_drain(Qcow2Mover *mover, GError **error)
         return true;
     }
     cut_into_tasks(mover);
-    if (!qcow2_parallel_for(mover->options.n_threads, mover->tasks->len, do_task, mover, error)) {
+    if (!do_tasks(mover, error)) {
         return false;
     }
-    start_writeback(mover);
     g_array_set_size(mover->jobs, 0);
     mover->queued_bytes = 0;
     return true;
