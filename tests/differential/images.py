@@ -5,6 +5,8 @@ import json
 import os
 from dataclasses import dataclass, field
 
+from shell import Failure
+
 SECTOR = 512
 N_RANDOM_FILES = 3
 RANDOM_FILE_BYTES = 256 << 10
@@ -12,6 +14,10 @@ RANDOM_FILE_BYTES = 256 << 10
 # Names that a lookup, a printer or an option parser could get wrong.
 NAMES = ["monday", "tuesday", "a b", "déjà vu", "it's", '"quoted"', "7", "1", "2", "@active", "@empty", "id:1",
          "name:x", "-c", "a,b=c", "tab\there", "x" * 120]
+
+
+class Corrupt(Failure):
+    """QEMU itself has made a corrupt image."""
 
 
 @dataclass
@@ -198,9 +204,9 @@ def make_qcow2(shell, random, name, below, may_use_data_file):
     return layer
 
 
-def make_lower_layers(shell, random):
+def make_lower_layers(shell, random, depths):
     """The backing chain, the nearest layer first."""
-    depth = random.choice([0, 0, 1, 1, 2, 3])
+    depth = random.choice(depths)
     layers = []
     for i in range(depth):
         if i == 0 and random.random() < 0.35:
@@ -260,10 +266,18 @@ def take_snapshots(shell, random, image):
             layer.size = image_info(shell, layer.name)["virtual-size"]
 
 
-def make_image(shell, random):
-    """Makes an image in the shell's folder, and returns what it is."""
+def require_clean(shell, layer):
+    """About one image in two hundred comes out of QEMU 7.2 with a COPIED flag and a count of two: nothing to judge by."""
+    try:
+        shell.run("qemu-img", "check", "-q", "-f", "qcow2", layer.name, ok=None if layer.lazy_refcounts else (0,))
+    except Failure as failure:
+        raise Corrupt(str(failure)) from failure
+
+
+def make_image(shell, random, depths=(0, 0, 1, 1, 2, 3)):
+    """Makes an image in the shell's folder, over a chain of one of these depths, and returns what it is."""
     make_random_files(shell, random)
-    lower = make_lower_layers(shell, random)
+    lower = make_lower_layers(shell, random, depths)
     below = lower[0] if lower else None
     top = make_qcow2(shell, random, "disk.qcow2", below, random.random() < 0.15)
     image = Image(top, lower)
@@ -275,10 +289,18 @@ def make_image(shell, random):
         write_some(shell, random, top)
     if random.random() < 0.15:
         resize(shell, random, top)
-    shell.run("qemu-img", "check", "-q", "-f", "qcow2", top.name, ok=None if top.lazy_refcounts else (0,))
+    require_clean(shell, top)
     image.snapshots = snapshot_list(shell, top.name)
     image.top.size = image_info(shell, top.name)["virtual-size"]
     return image
+
+
+def make_image_or_none(shell, random, **arguments):
+    """None when QEMU has made a corrupt image."""
+    try:
+        return make_image(shell, random, **arguments)
+    except Corrupt:
+        return None
 
 
 # ---- What the states hold, by QEMU -------------------------------------------------------------------

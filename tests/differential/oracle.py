@@ -46,6 +46,7 @@ class Tables:
         features = self.unpack(">Q", 72)[0] if self.version > 2 else 0
         self.extended_l2 = bool(features & INCOMPATIBLE_EXTENDED_L2)
         self.data_file = bool(features & INCOMPATIBLE_DATA_FILE)
+        self.subcluster_size = self.cluster_size // 32 if self.extended_l2 else self.cluster_size
 
     def unpack(self, form, offset):
         size = struct.calcsize(form)
@@ -65,7 +66,7 @@ class Tables:
         return found
 
     def push_subclusters(self, runs, start, entry, bitmap):
-        unit = self.cluster_size // 32
+        unit = self.subcluster_size
         for i in range(32):
             allocated, zero = bitmap >> i & 1, bitmap >> (32 + i) & 1
             kind = "zero" if zero else "data" if allocated else "below"
