@@ -313,6 +313,38 @@ bool qcow2_snapshot_delete(Qcow2Chain *chain, const char *state, GError **error)
 /** qcow2_snapshot_rename: Errors: QCOW2_ERROR_EXISTS when the new name is taken. */
 bool qcow2_snapshot_rename(Qcow2Chain *chain, const char *state, const char *new_name, GError **error);
 
+/* ---- Making images ----------------------------------------------------------------------------- */
+
+/** Qcow2AnnounceFunc: @line is "fmt=qcow2 cluster_size=65536 …", what qemu-img create says that it makes. */
+typedef void (*Qcow2AnnounceFunc)(const char *line, void *data);
+
+/** What a new image shall be. All zero but the size: qcow2 as qemu-img makes it. */
+typedef struct Qcow2CreateRequest {
+    const char *format;             /* "qcow2" (default) or "raw" */
+    const char *options;            /* "cluster_size=…,compat=…", those of qemu-img create -o; or NULL */
+    const char *backing_name;       /* relative to the folder of the new image; NULL for none */
+    const char *backing_format;
+    bool backing_unchecked;         /* the backing file is not opened; the size must be given then */
+    bool has_size;                  /* otherwise it is that of the backing file */
+    uint64_t size;                  /* bytes; grown to whole sectors */
+    bool untrusted;                 /* follow no name found inside the backing file */
+    Qcow2AnnounceFunc announce;     /* called once, when nothing is written yet; may be NULL */
+    void *announce_data;
+    Qcow2WarnFunc warn;             /* may be NULL */
+    void *warn_data;
+} Qcow2CreateRequest;
+
+/**
+ * qcow2_create:
+ * @name: a path or an NBD URI
+ *
+ * Makes an image. A regular file appears under its name, or replaces what has it, when it is whole; a block device
+ * or NBD export is written in place, and is no image until this returns.
+ *
+ * Errors: QCOW2_ERROR_INVALID; QCOW2_ERROR_UNSUPPORTED for encryption and other formats; QCOW2_ERROR_IN_USE.
+ */
+bool qcow2_create(const char *name, const Qcow2CreateRequest *request, Qcow2Progress *progress, GError **error);
+
 /* ---- Operations -------------------------------------------------------------------------------- */
 
 /** What a differing range is in TO. */
@@ -386,6 +418,45 @@ typedef struct Qcow2ImportResult {
  */
 bool qcow2_import_delta(Qcow2Chain *chain, const char *delta, const Qcow2ImportOptions *options,
                         Qcow2ImportResult *ret_result, Qcow2Progress *progress, GError **error);
+
+/** A state and the file that holds it now. */
+typedef struct Qcow2ExternalFile {
+    const char *state;              /* "@active" or a snapshot's name */
+    const char *file;               /* without the folder */
+    const char *vmstate_file;       /* NULL: the snapshot has no VM state */
+} Qcow2ExternalFile;
+typedef void (*Qcow2ExternalizeFunc)(const Qcow2ExternalFile *file, void *data);
+
+/**
+ * qcow2_externalize:
+ * @folder: made when it is missing; no file of a name that is needed may be in it
+ * @func: may be NULL; called for each file when all are complete
+ *
+ * Every internal snapshot, in table order, and the active layer as a backing chain: 0001-NAME.qcow2 … active.qcow2,
+ * the first backed by the image's own backing file. VM states stand beside, as NAME.vmstate. When anything
+ * fails none of the files is left.
+ */
+bool qcow2_externalize(Qcow2Chain *chain, const char *folder, Qcow2ExternalizeFunc func, void *data,
+                       Qcow2Progress *progress, GError **error);
+
+/**
+ * qcow2_internalize:
+ * @chain: a backing chain
+ * @output: a new file
+ *
+ * A backing chain as one image: an internal snapshot for each lower file, the top as the active layer.
+ */
+bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qcow2Progress *progress, GError **error);
+
+/** qcow2_vmstate_export: the VM state of a snapshot into a new file. */
+bool qcow2_vmstate_export(Qcow2Chain *chain, const char *state, const char *file, bool overwrite,
+                          Qcow2Progress *progress, GError **error);
+
+/** qcow2_vmstate_import: the bytes of a file become the VM state of a snapshot. All or nothing. */
+bool qcow2_vmstate_import(Qcow2Chain *chain, const char *state, const char *file, Qcow2Progress *progress, GError **error);
+
+/** qcow2_vmstate_drop: a snapshot loses its VM state. Errors: QCOW2_ERROR_EXISTS when it has none already. */
+bool qcow2_vmstate_drop(Qcow2Chain *chain, const char *state, GError **error);
 
 typedef struct Qcow2CompareOptions {
     bool strict;                    /* sizes and allocation must agree too */

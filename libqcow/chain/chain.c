@@ -56,17 +56,22 @@ static Qcow2Chain *chain_of_layer(Qcow2Layer *layer, const char *name, const Qco
     return chain;
 }
 
-Qcow2Chain *qcow2_chain_open(const char *name, const Qcow2OpenOptions *options, GError **error)
+Qcow2Chain *qcow2_chain_open_in(const char *folder, const char *name, const Qcow2OpenOptions *options, GError **error)
 {
     static const Qcow2OpenOptions defaults = { 0 };
     const Qcow2OpenOptions *how = options ? options : &defaults;
-    g_autoptr(Qcow2Place) place = qcow2_place_parse(name, NULL, how->image_opts, error);
+    g_autoptr(Qcow2Place) place = qcow2_place_parse(name, folder, how->image_opts, error);
 
     if (!place || !set_format(place, how->format, error)) {
         return NULL;
     }
     Qcow2Layer *layer = qcow2_layer_open(g_steal_pointer(&place), how, how->writable, error);
     return layer ? chain_of_layer(layer, name, how) : NULL;
+}
+
+Qcow2Chain *qcow2_chain_open(const char *name, const Qcow2OpenOptions *options, GError **error)
+{
+    return qcow2_chain_open_in(NULL, name, options, error);
 }
 
 Qcow2Chain *qcow2_chain_open_io(Qcow2Io *io, const Qcow2OpenOptions *options, GError **error)
@@ -81,9 +86,9 @@ Qcow2Chain *qcow2_chain_open_io(Qcow2Io *io, const Qcow2OpenOptions *options, GE
     return layer ? chain_of_layer(layer, io->name, options) : NULL;
 }
 
-Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, Qcow2Chain *below, GError **error)
+Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, unsigned layer, Qcow2Chain *below, GError **error)
 {
-    if (!qcow2_chain_open_data(top, 0, error) || !qcow2_chain_open_all(below, error)) {
+    if (!qcow2_chain_open_data(top, layer, error) || !qcow2_chain_open_all(below, error)) {
         return NULL;
     }
     Qcow2Chain *chain = g_new0(Qcow2Chain, 1);
@@ -91,7 +96,7 @@ Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, Qcow2Chain *below, GError **error
     chain->name = g_strdup(top->name);
     chain->options = below->options;
     chain->complete = true;
-    g_ptr_array_add(chain->layers, qcow2_chain_layer(top, 0));
+    g_ptr_array_add(chain->layers, qcow2_chain_layer(top, layer));
     for (unsigned i = 0; i < below->layers->len; i++) {
         g_ptr_array_add(chain->layers, qcow2_chain_layer(below, i));
     }

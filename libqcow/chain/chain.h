@@ -47,6 +47,9 @@ static inline Qcow2Image *qcow2_chain_image(const Qcow2Chain *chain, unsigned in
 /** qcow2_chain_layer_name: for messages. */
 const char *qcow2_chain_layer_name(const Qcow2Chain *chain, unsigned index);
 
+/** qcow2_chain_open_in: qcow2_chain_open() of a name that is relative to @folder; NULL: the working directory. */
+Qcow2Chain *qcow2_chain_open_in(const char *folder, const char *name, const Qcow2OpenOptions *options, GError **error);
+
 /**
  * qcow2_chain_open_io: a chain over bytes that need no opening, such as memory; takes a reference.
  * Relative names inside the image refer to the working directory.
@@ -54,10 +57,10 @@ const char *qcow2_chain_layer_name(const Qcow2Chain *chain, unsigned index);
 Qcow2Chain *qcow2_chain_open_io(Qcow2Io *io, const Qcow2OpenOptions *options, GError **error);
 
 /**
- * qcow2_chain_stack: the image of @top, without the layers that it names, over all layers of @below, which are
+ * qcow2_chain_stack: one layer of @top, without the layers that it names, over all layers of @below, which are
  * opened. Both must live longer; the layers stay theirs.
  */
-Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, Qcow2Chain *below, GError **error);
+Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, unsigned layer, Qcow2Chain *below, GError **error);
 
 /**
  * qcow2_chain_open_below:

@@ -2,6 +2,7 @@
 /* Writing snapshot table entries. Spec: "Snapshots". */
 #include "format/snapshot-table.h"
 #include "format/snapshot-fields.h"
+#include "util/error.h"
 
 /* What QEMU writes: 64-bit size of the VM state, disk size, icount. */
 #define EXTRA_LEN 24u
@@ -40,4 +41,26 @@ GBytes *qcow2_snapshot_entry_renamed(GBytes *raw, const char *name)
     qcow2_store_be16(entry + ENTRY_NAME_LEN, (uint16_t)name_len);
     memcpy(entry + before, name, name_len);
     return g_bytes_new_take(entry, before + name_len);
+}
+
+GBytes *qcow2_snapshot_entry_with_vm_state(GBytes *raw, uint64_t l1_offset, uint32_t l1_entries, uint64_t vm_state_size,
+                                           GError **error)
+{
+    gsize len;
+    const uint8_t *old = g_bytes_get_data(raw, &len);
+    bool has_large = qcow2_load_be32(old + ENTRY_EXTRA_LEN) >= 8;
+
+    if (!has_large && vm_state_size > G_MAXUINT32) {
+        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the snapshot's entry has 32 bits for the size of its VM state, and %" PRIu64
+                   " bytes do not fit", vm_state_size);
+        return NULL;
+    }
+    uint8_t *entry = g_memdup2(old, len);
+    qcow2_store_be64(entry + ENTRY_L1_OFFSET, l1_offset);
+    qcow2_store_be32(entry + ENTRY_L1_ENTRIES, l1_entries);
+    qcow2_store_be32(entry + ENTRY_VM_STATE_SIZE, vm_state_size <= G_MAXUINT32 ? (uint32_t)vm_state_size : 0);
+    if (has_large) {
+        qcow2_store_be64(entry + ENTRY_VM_STATE_SIZE_LARGE, vm_state_size);
+    }
+    return g_bytes_new_take(entry, len);
 }

@@ -8,16 +8,18 @@ struct Qcow2Editor {
     Qcow2Batch *batch;
     Qcow2Image *image;
     const Qcow2Layout *layout;
+    Qcow2View view;           /* as it was */
     uint64_t disk_size;
     uint64_t *l1;             /* as on disk */
-    uint64_t n_l1, n_old_l1;
+    uint64_t n_l1;
     uint64_t index;           /* of the table in memory; UINT64_MAX: none */
     uint8_t *table;
     bool changed;             /* the table in memory differs from the file's */
     GHashTable *own;          /* L1 indexes whose table is new already: written again in place */
 };
 
-Qcow2Editor *qcow2_editor_new(Qcow2Batch *batch, Qcow2Image *image, uint64_t disk_size, GError **error)
+Qcow2Editor *qcow2_editor_new(Qcow2Batch *batch, Qcow2Image *image, const Qcow2View *view, uint64_t disk_size,
+                              GError **error)
 {
     const Qcow2Layout *layout = &image->header.layout;
     g_autoptr(Qcow2Editor) editor = g_new0(Qcow2Editor, 1);
@@ -25,9 +27,9 @@ Qcow2Editor *qcow2_editor_new(Qcow2Batch *batch, Qcow2Image *image, uint64_t dis
     editor->batch = batch;
     editor->image = image;
     editor->layout = layout;
+    editor->view = *view;
     editor->disk_size = disk_size;
-    editor->n_old_l1 = image->header.l1_entries;
-    editor->n_l1 = MAX(editor->n_old_l1, qcow2_l1_entries(layout, disk_size));
+    editor->n_l1 = MAX(view->l1_entries, qcow2_l1_entries(layout, disk_size));
     editor->index = UINT64_MAX;
     editor->own = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
     if (editor->n_l1 > QCOW2_MAX_L1_BYTES / 8) {
@@ -41,7 +43,7 @@ Qcow2Editor *qcow2_editor_new(Qcow2Batch *batch, Qcow2Image *image, uint64_t dis
         qcow2_fail_memory(error, editor->n_l1 * 8, "the L1 table");
         return NULL;
     }
-    if (!qcow2_io_read(image->file, image->header.l1_offset, editor->l1, editor->n_old_l1 * 8, error)) {
+    if (!qcow2_io_read(image->file, view->l1_offset, editor->l1, view->l1_entries * 8, error)) {
         g_prefix_error(error, "L1 table: ");
         return NULL;
     }
@@ -167,12 +169,9 @@ bool qcow2_editor_get(Qcow2Editor *editor, uint64_t cluster, uint64_t *ret_raw, 
     return true;
 }
 
-/* Clusters between the new end and the old one: a later growth must not bring their bytes back. */
-static bool drop_past_end(Qcow2Editor *editor, GError **error)
+bool qcow2_editor_drop(Qcow2Editor *editor, uint64_t first, uint64_t end, GError **error)
 {
     const Qcow2Layout *layout = editor->layout;
-    uint64_t first = qcow2_div_round_up(editor->disk_size, layout->cluster_size);
-    uint64_t end = qcow2_div_round_up(editor->image->size, layout->cluster_size);
 
     while (first < end) {
         uint64_t index = first >> layout->l2_bits;
@@ -192,21 +191,20 @@ static bool drop_past_end(Qcow2Editor *editor, GError **error)
     return true;
 }
 
-bool qcow2_editor_finish(Qcow2Editor *editor, GError **error)
+bool qcow2_editor_finish(Qcow2Editor *editor, uint64_t *ret_l1_offset, uint32_t *ret_l1_entries, GError **error)
 {
-    Qcow2Header *header = qcow2_batch_header(editor->batch);
-    uint64_t len = editor->n_l1 * 8;
+    const Qcow2View *view = &editor->view;
+    uint64_t cluster_size = editor->layout->cluster_size, len = editor->n_l1 * 8;
 
-    if (!drop_past_end(editor, error) || (editor->index != UINT64_MAX && !write_table(editor, error))) {
+    /* Clusters between the new end and the old one: a later growth must not bring their bytes back. */
+    if (!qcow2_editor_drop(editor, qcow2_div_round_up(editor->disk_size, cluster_size),
+                           qcow2_div_round_up(view->size, cluster_size), error)
+        || (editor->index != UINT64_MAX && !write_table(editor, error))) {
         return false;
     }
     editor->index = UINT64_MAX;
-    if (!qcow2_batch_add(editor->batch, header->l1_offset, editor->n_old_l1 * 8, -1, error)
-        || !qcow2_batch_take_for(editor->batch, len, &header->l1_offset, error)
-        || !qcow2_batch_write(editor->batch, header->l1_offset, editor->l1, len, error)) {
-        return false;
-    }
-    header->l1_entries = (uint32_t)editor->n_l1;
-    header->size = editor->disk_size;
-    return true;
+    *ret_l1_entries = (uint32_t)editor->n_l1;
+    return qcow2_batch_add(editor->batch, view->l1_offset, view->l1_entries * 8, -1, error)
+        && qcow2_batch_take_for(editor->batch, len, ret_l1_offset, error)
+        && qcow2_batch_write(editor->batch, *ret_l1_offset, editor->l1, len, error);
 }

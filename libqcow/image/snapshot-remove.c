@@ -73,8 +73,7 @@ static bool fix_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *ra
     return true;
 }
 
-/* Makes all flags of the active layer agree with the counts as they will be. */
-static bool fix_active_flags(Qcow2Image *image, Qcow2Batch *batch, GError **error)
+bool qcow2_batch_fix_active_flags(Qcow2Batch *batch, Qcow2Image *image, GError **error)
 {
     Qcow2Header *header = qcow2_batch_header(batch);
     Qcow2View view = qcow2_image_active_view(image);
@@ -122,7 +121,7 @@ bool qcow2_image_delete_snapshot(Qcow2Image *image, guint index, GError **error)
     g_ptr_array_remove_index(entries, index);
     return qcow2_batch_add_view(batch, image, &view, -1, error)
         && qcow2_batch_add(batch, view.l1_offset, view.l1_entries * 8, -1, error)
-        && fix_active_flags(image, batch, error)
+        && qcow2_batch_fix_active_flags(batch, image, error)
         && qcow2_batch_set_snapshots(batch, image, entries, error)
         && qcow2_batch_commit(batch, error);
 }

@@ -14,6 +14,9 @@ bool qcow2_batch_set_snapshots(Qcow2Batch *batch, const Qcow2Image *image, GPtrA
  */
 bool qcow2_batch_add_snapshot(Qcow2Batch *batch, Qcow2Image *image, const Qcow2Snapshot *info, GError **error);
 
+/** qcow2_batch_fix_active_flags: makes the COPIED flags of the active layer agree with the counts as they will be. */
+bool qcow2_batch_fix_active_flags(Qcow2Batch *batch, Qcow2Image *image, GError **error);
+
 /** qcow2_snapshot_entries: the raw entries of an image's table, each a reference. */
 GPtrArray *qcow2_snapshot_entries(const Qcow2Image *image);
 

@@ -40,10 +40,13 @@ static uint64_t bitmap_of(const InPlace *self, const Qcow2ClusterRun *run)
 static bool set_zero(InPlace *self, const Qcow2ClusterRun *run, GError **error)
 {
     bool extended = self->rules.layout->extended_l2;
-    uint64_t raw = self->zeros_are_nothing || extended ? 0 : L2E_ZERO;
-    uint64_t bitmap = self->zeros_are_nothing || !extended ? 0 : (uint64_t)UINT32_MAX << 32;
+    uint64_t raw = extended ? 0 : L2E_ZERO;
+    uint64_t bitmap = extended ? (uint64_t)UINT32_MAX << 32 : 0;
 
     self->stats.zero_clusters += run->n_clusters;
+    if (self->zeros_are_nothing) {
+        return qcow2_editor_drop(self->editor, run->first_cluster, run->first_cluster + run->n_clusters, error);
+    }
     for (uint64_t i = 0; i < run->n_clusters; i++) {
         uint64_t old_raw, old_bitmap;
         if (!qcow2_editor_get(self->editor, run->first_cluster + i, &old_raw, &old_bitmap, error)) {
@@ -213,12 +216,14 @@ static bool apply_growth(InPlace *self, uint64_t from, GError **error)
 static bool run_in_place(InPlace *self, Qcow2Choice *choice, GError **error)
 {
     uint64_t old_size = self->image->size;
+    Qcow2Header *header = qcow2_batch_header(self->batch);
     bool grows = self->to->size > old_size;
     uint64_t growth = grows ? qcow2_align_down(old_size, qcow2_in_place_unit(self->image)) : UINT64_MAX;
 
+    header->size = self->to->size;
     return apply_choice(self, choice, growth, error)
         && (!grows || apply_growth(self, growth, error))
-        && qcow2_editor_finish(self->editor, error);
+        && qcow2_editor_finish(self->editor, &header->l1_offset, &header->l1_entries, error);
 }
 
 bool qcow2_in_place_apply(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, Qcow2Choice *choice,
@@ -245,7 +250,8 @@ bool qcow2_in_place_apply(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, 
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the image keeps its data in an external data file, which can only be"
                           " overwritten in place");
     }
-    self.editor = qcow2_editor_new(batch, image, to->size, error);
+    Qcow2View view = qcow2_image_active_view(image);
+    self.editor = qcow2_editor_new(batch, image, &view, to->size, error);
     if (!self.editor) {
         return false;
     }

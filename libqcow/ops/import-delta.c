@@ -297,7 +297,7 @@ static bool run(Import *import, const char *delta, GError **error)
         || !check_from(import, error)) {
         return false;
     }
-    import->stack = qcow2_chain_stack(import->delta, import->chain, error);
+    import->stack = qcow2_chain_stack(import->delta, 0, import->chain, error);
     if (!import->stack) {
         return false;
     }
