@@ -16,9 +16,13 @@ static const ToolText looking[] = {
 };
 
 static const ToolText keeping[] = {
-    { "snapshot", "list internal snapshots" },
+    { "snapshot", "list, take, apply, delete and rename internal snapshots" },
     { "bitmap", "list persistent dirty bitmaps" },
     { "export-delta", "write what changed between two states as a small qcow2 overlay" },
+    { "import-delta", "apply a delta to an image, and keep the result as a snapshot" },
+    { "externalize", "write internal snapshots as a backing chain of files" },
+    { "internalize", "write a backing chain as one image with internal snapshots" },
+    { "vmstate", "take the saved state of a VM out of a snapshot, or put it back" },
     { NULL },
 };
 
@@ -63,6 +67,9 @@ static const ToolWord words[] = {
     { "FILE", TOOL_WORD_FILE, NULL },
     { "IMAGE", TOOL_WORD_FILE, NULL },
     { "OUTPUT", TOOL_WORD_FILE, NULL },
+    { "DELTA", TOOL_WORD_FILE, NULL },
+    { "FOLDER", TOOL_WORD_FILE, NULL },
+    { "TOP", TOOL_WORD_FILE, NULL },
     { "A", TOOL_WORD_FILE, NULL },
     { "B", TOOL_WORD_FILE, NULL },
     { "STATE", TOOL_WORD_STATE, NULL },
