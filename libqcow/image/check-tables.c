@@ -365,7 +365,7 @@ bool qcow2_check_tables(Qcow2CheckPass *pass, const Qcow2TableRef *tables, size_
         .asks_for_holes = is_larger_than_file(pass, n),
         .unhealthy = unhealthy,
     };
-    unsigned n_threads = number_of_threads(pass);
+    unsigned n_threads = (unsigned)MIN(number_of_threads(pass), MAX(n, 1));
 
     for (size_t i = 0; i < n; i++) {
         qcow2_check_refer(pass, tables[i].offset, pass->layout->cluster_size, tables[i].weight);
