@@ -67,29 +67,51 @@ static bool judge_chunk(size_t index, void *data, GError **error)
         || !same_counts(pass, room, room + len_bytes, n)) {
         comparison->verdicts[index] = CHUNK_DIFFERS;
     } else {
-        comparison->verdicts[index] = qcow2_counts_is_zero(pass->counts, first, n) ? CHUNK_UNUSED : CHUNK_EQUAL;
+        bool is_unused = qcow2_counts_is_zero(pass->counts, first, n);
+        comparison->verdicts[index] = is_unused ? CHUNK_UNUSED : CHUNK_EQUAL;
     }
     return qcow2_progress_advance(pass->progress, len_bytes, error);
 }
 
 /* ---- Chunks that differ, cluster by cluster ------------------------------------------------------ */
 
-static void report_cluster(Qcow2CheckPass *pass, uint64_t cluster, uint64_t refcount, uint64_t n_references)
+/* Returns the count that a refcount can hold. */
+static uint64_t report_overflow(Qcow2CheckPass *pass, uint64_t cluster)
 {
-    uint64_t max = qcow2_refcount_max(pass->layout);
+    uint64_t max = qcow2_refcount_max(pass->layout), n_references = qcow2_counts_get(pass->counts, cluster);
 
     if (n_references > max) {
-        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, n_references - max, "ERROR: overflow cluster offset=0x%" PRIx64,
-                          cluster << pass->layout->cluster_bits);
-        qcow2_check_found(pass, QCOW2_FINDING_EXPLANATION, 0, "Use qemu-img amend to increase the refcount entry width or"
-                          " qemu-img convert to create a clean copy if the image cannot be opened for writing");
-        n_references = max;
+        qcow2_check_corrupt(pass, n_references - max, "ERROR: overflow cluster offset=0x%" PRIx64,
+                            cluster << pass->layout->cluster_bits);
+        qcow2_check_found(pass, QCOW2_FINDING_EXPLANATION, 0,
+                          "Use qemu-img amend to increase the refcount entry width or qemu-img convert to "
+                          "create a clean copy if the image cannot be opened for writing");
+    }
+    return MIN(n_references, max);
+}
+
+static void compare_cluster(Comparison *comparison, uint64_t cluster, uint64_t refcount)
+{
+    uint64_t n_references = report_overflow(comparison->pass, cluster);
+
+    if (refcount > 0 || n_references > 0) {
+        comparison->highest = cluster;
     }
     if (refcount != n_references) {
         bool leaked = refcount > n_references;
-        qcow2_check_found(pass, leaked ? QCOW2_FINDING_LEAK : QCOW2_FINDING_CORRUPTION, 1,
-                          "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, leaked ? "Leaked" : "ERROR",
-                          cluster, refcount, n_references);
+        qcow2_check_found(comparison->pass, leaked ? QCOW2_FINDING_LEAK : QCOW2_FINDING_CORRUPTION, 1,
+                          "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+                          leaked ? "Leaked" : "ERROR", cluster, refcount, n_references);
+    }
+}
+
+/* QEMU says this of each cluster that the block has counts for; once is enough. */
+static void report_unreadable(Qcow2CheckPass *pass, uint64_t first, size_t n)
+{
+    qcow2_check_found(pass, QCOW2_FINDING_CHECK_ERROR, n,
+                      "Can't get refcount for cluster %" PRIu64 ": Input/output error", first);
+    for (size_t i = 0; i < n; i++) {
+        report_overflow(pass, first + i);
     }
 }
 
@@ -109,20 +131,13 @@ static bool compare_chunk(Comparison *comparison, size_t index, GError **error)
         return false;
     }
     for (size_t i = 0; i < n; i++) {
-        uint64_t cluster = first + i;
-        if (unreadable && !qcow2_check_has_refcount(pass, cluster)) {
-            size_t same_block = MIN(n - i, block_len - (cluster & (block_len - 1)));
-            qcow2_check_found(pass, QCOW2_FINDING_CHECK_ERROR, same_block, "Can't get refcount for cluster %" PRIu64
-                              ": Input/output error", cluster);
-            i += same_block - 1;
-            continue;
+        if (unreadable && !qcow2_check_has_refcount(pass, first + i)) {
+            size_t n_in_block = MIN(n - i, block_len - ((first + i) & (block_len - 1)));
+            report_unreadable(pass, first + i, n_in_block);
+            i += n_in_block - 1;
+        } else {
+            compare_cluster(comparison, first + i, qcow2_refcount_get(pass->layout, in_file, i));
         }
-        uint64_t refcount = qcow2_refcount_get(pass->layout, in_file, i);
-        uint64_t n_references = qcow2_counts_get(pass->counts, cluster);
-        if (refcount > 0 || n_references > 0) {
-            comparison->highest = cluster;
-        }
-        report_cluster(pass, cluster, refcount, n_references);
     }
     return qcow2_progress_check(pass->progress, error);
 }

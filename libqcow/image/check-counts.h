@@ -34,7 +34,10 @@ uint64_t qcow2_counts_end(const Qcow2Counts *counts);
 /** qcow2_counts_failed: not even one chunk could be allocated; the counts are worth nothing. */
 bool qcow2_counts_failed(const Qcow2Counts *counts);
 
-/** qcow2_counts_add: @weight more references to clusters [@first, @first + @n), as far as they are in the window. */
+/**
+ * qcow2_counts_add: @weight more references to clusters [@first, @first + @n), as far as they are in the
+ * window.
+ */
 void qcow2_counts_add(Qcow2Counts *counts, uint64_t first, uint64_t n, uint64_t weight);
 
 /** qcow2_counts_get: @cluster is in the window. */

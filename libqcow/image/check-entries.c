@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* L2 tables entry by entry, with all that can be wrong in them. Spec: "Cluster mapping", "Extended L2 Entries". */
+/*
+ * L2 tables entry by entry, with all that can be wrong in them.
+ * Spec: "Cluster mapping", "Extended L2 Entries".
+ */
 #include "format/l2.h"
 #include "image/check-pass.h"
 #include "util/progress.h"
@@ -20,13 +23,14 @@ typedef struct Closely {
 #define REPORT(look, ...) \
     do { \
         if ((look)->pass->first) { \
-            qcow2_check_found((look)->pass, QCOW2_FINDING_CORRUPTION, (look)->table->weight, __VA_ARGS__); \
+            qcow2_check_corrupt((look)->pass, (look)->table->weight, __VA_ARGS__); \
         } \
     } while (0)
 
 static EntryKind kind_of(const Closely *look)
 {
     bool has_offset = (look->raw & L2E_HOST_OFFSET) != 0;
+    bool at_start_of_data_file = look->layout->has_data_file && (look->raw & L2E_COPIED);
 
     if (look->raw & L2E_COMPRESSED) {
         return KIND_COMPRESSED;
@@ -35,7 +39,7 @@ static EntryKind kind_of(const Closely *look)
         return has_offset ? KIND_ALLOCATED : KIND_ZERO;
     }
     /* Offset 0 of a data file is a cluster, which COPIED tells from "unallocated". */
-    return has_offset || (look->layout->has_data_file && (look->raw & L2E_COPIED)) ? KIND_ALLOCATED : KIND_UNALLOCATED;
+    return has_offset || at_start_of_data_file ? KIND_ALLOCATED : KIND_UNALLOCATED;
 }
 
 static void check_reserved(const Closely *look, EntryKind kind)
@@ -69,8 +73,8 @@ static void check_compressed(const Closely *look)
         return;
     }
     if (look->bitmap) {
-        REPORT(look, "ERROR compressed cluster %zu with non-zero subcluster allocation bitmap, entry=0x%" PRIx64,
-               look->index, raw);
+        REPORT(look, "ERROR compressed cluster %zu with non-zero subcluster allocation bitmap, "
+               "entry=0x%" PRIx64, look->index, raw);
         return;
     }
     qcow2_check_refer(look->pass, entry.host_offset, entry.stream_len, look->table->weight);
@@ -86,15 +90,18 @@ static void check_place(const Closely *look, uint64_t offset)
     bool holds_data = look->layout->extended_l2 ? (uint32_t)look->bitmap != 0 : !(look->raw & L2E_ZERO);
 
     if ((look->bitmap >> 32) & look->bitmap) {
-        REPORT(look, "ERROR offset=%" PRIx64 ": Allocated cluster has corrupted subcluster allocation bitmap", offset);
+        REPORT(look, "ERROR offset=%" PRIx64 ": Allocated cluster has corrupted subcluster allocation bitmap",
+               offset);
     }
     if (qcow2_is_cluster_aligned(look->layout, offset)) {
         return;
     }
     if (holds_data) {
-        REPORT(look, "ERROR offset=%" PRIx64 ": Data cluster is not properly aligned; L2 entry corrupted.", offset);
+        REPORT(look, "ERROR offset=%" PRIx64 ": Data cluster is not properly aligned; L2 entry corrupted.",
+               offset);
     } else {
-        REPORT(look, "ERROR offset=%" PRIx64 ": Preallocated cluster is not properly aligned; L2 entry corrupted.", offset);
+        REPORT(look, "ERROR offset=%" PRIx64 ": Preallocated cluster is not properly aligned; L2 entry "
+               "corrupted.", offset);
     }
 }
 
@@ -102,17 +109,18 @@ static bool check_allocated(Closely *look, GError **error)
 {
     Qcow2CheckResult *result = &look->pass->result;
     uint64_t offset = look->raw & L2E_HOST_OFFSET;
+    bool is_fragmented = look->next_in_file != 0 && offset != look->next_in_file;
 
     check_place(look, offset);
     if (look->pass->first) {
         result->allocated_clusters += look->table->active;
-        result->fragmented_clusters += look->next_in_file != 0 && offset != look->next_in_file ? look->table->active : 0;
+        result->fragmented_clusters += is_fragmented ? look->table->active : 0;
     }
     look->next_in_file = offset + look->layout->cluster_size;
     if (!look->layout->has_data_file) {
         qcow2_check_refer(look->pass, offset, look->layout->cluster_size, look->table->weight);
     }
-    if (look->table->active == 0 || look->table->offset == 0) {
+    if (!qcow2_check_judges_flags(look->pass, look->table)) {
         return true;
     }
     Qcow2FlaggedEntry flagged = { .raw = look->raw, .count = look->table->active };
@@ -141,7 +149,8 @@ static bool check_entry(Closely *look, GError **error)
     return true;
 }
 
-bool qcow2_check_table_closely(Qcow2CheckPass *pass, const Qcow2TableRef *table, const uint8_t *raw, GError **error)
+bool qcow2_check_table_closely(Qcow2CheckPass *pass, const Qcow2TableRef *table, const uint8_t *raw,
+                               GError **error)
 {
     const Qcow2Layout *layout = pass->layout;
     Closely look = { .pass = pass, .layout = layout, .table = table };
@@ -159,7 +168,8 @@ bool qcow2_check_table_closely(Qcow2CheckPass *pass, const Qcow2TableRef *table,
 
 /* ---- COPIED flags -------------------------------------------------------------------------------- */
 
-static bool report_flag(Qcow2CheckPass *pass, const Qcow2FlaggedEntry *entry, uint64_t cluster, GError **error)
+static bool report_flag(Qcow2CheckPass *pass, const Qcow2FlaggedEntry *entry, uint64_t cluster,
+                        GError **error)
 {
     uint64_t refcount = 1;
 
@@ -174,11 +184,13 @@ static bool report_flag(Qcow2CheckPass *pass, const Qcow2FlaggedEntry *entry, ui
         return true;
     }
     if (entry->is_l1) {
-        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, entry->count, "ERROR OFLAG_COPIED L2 cluster: l1_index=%" PRIu64
-                          " l1_entry=%" PRIx64 " refcount=%" PRIu64, entry->l1_index, entry->raw, refcount);
+        qcow2_check_corrupt(pass, entry->count,
+                            "ERROR OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
+                            " refcount=%" PRIu64, entry->l1_index, entry->raw, refcount);
     } else {
-        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, entry->count, "ERROR OFLAG_COPIED data cluster: l2_entry=%"
-                          PRIx64 " refcount=%" PRIu64, entry->raw, refcount);
+        qcow2_check_corrupt(pass, entry->count,
+                            "ERROR OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64,
+                            entry->raw, refcount);
     }
     return true;
 }

@@ -36,17 +36,24 @@ uint64_t qcow2_check_snapshots_len(const Qcow2CheckPass *pass)
     return len_bytes;
 }
 
+static bool is_l1_too_small(const Qcow2CheckPass *pass, const Qcow2SnapshotEntry *entry)
+{
+    return entry->has_disk_size && entry->l1_entries < qcow2_l1_entries(pass->layout, entry->info.disk_size);
+}
+
 static void check_snapshot(Qcow2CheckPass *pass, const Qcow2SnapshotEntry *entry)
 {
     if (!qcow2_is_cluster_aligned(pass->layout, entry->l1_offset)) {
-        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, 1, "ERROR snapshot %s (%s) l1_offset=%#" PRIx64 ": L1 table is"
-                          " not cluster aligned; snapshot table entry corrupted", entry->id, entry->name, entry->l1_offset);
+        qcow2_check_corrupt(pass, 1, "ERROR snapshot %s (%s) l1_offset=%#" PRIx64 ": L1 table is not cluster "
+                            "aligned; snapshot table entry corrupted", entry->id, entry->name,
+                            entry->l1_offset);
     } else if (is_l1_too_large(entry)) {
-        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, 1, "ERROR snapshot %s (%s) l1_size=%#" PRIx32 ": L1 table is too"
-                          " large; snapshot table entry corrupted", entry->id, entry->name, entry->l1_entries);
-    } else if (entry->has_disk_size && entry->l1_entries < qcow2_l1_entries(pass->layout, entry->info.disk_size)) {
-        qcow2_check_found_more(pass, QCOW2_FINDING_CORRUPTION, 1, "ERROR snapshot %s (%s) l1_size=%#" PRIx32 ": L1 table is"
-                               " too small for %" PRIu64 " bytes; snapshot table entry corrupted", entry->id, entry->name,
+        qcow2_check_corrupt(pass, 1, "ERROR snapshot %s (%s) l1_size=%#" PRIx32 ": L1 table is too large; "
+                            "snapshot table entry corrupted", entry->id, entry->name, entry->l1_entries);
+    } else if (is_l1_too_small(pass, entry)) {
+        qcow2_check_found_more(pass, QCOW2_FINDING_CORRUPTION, 1,
+                               "ERROR snapshot %s (%s) l1_size=%#" PRIx32 ": L1 table is too small for "
+                               "%" PRIu64 " bytes; snapshot table entry corrupted", entry->id, entry->name,
                                entry->l1_entries, entry->info.disk_size);
     }
 }
@@ -58,11 +65,11 @@ void qcow2_check_snapshots(Qcow2CheckPass *pass)
     for (guint i = 0; i < n && pass->layout->version >= 3; i++) {
         const uint8_t *raw = g_bytes_get_data(snapshot_at(pass, i)->raw, NULL);
         if (qcow2_load_be32(raw + SNAPSHOT_EXTRA_LEN_AT) < SNAPSHOT_EXTRA_MIN) {
-            qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, 1, "ERROR snapshot table entry %u is incomplete", i);
+            qcow2_check_corrupt(pass, 1, "ERROR snapshot table entry %u is incomplete", i);
         }
     }
     if (pass->layout->has_data_file && n > 0) {
-        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, 1, "ERROR %u snapshots in image with data file", n);
+        qcow2_check_corrupt(pass, 1, "ERROR %u snapshots in image with data file", n);
     }
     for (guint i = 0; i < n; i++) {
         check_snapshot(pass, snapshot_at(pass, i));
@@ -88,7 +95,8 @@ void qcow2_check_find_spans(Qcow2CheckPass *pass)
     pass->bitmap_spans = qcow2_spans_new();
     for (guint i = 0; i < pass->bitmaps->len; i++) {
         const Qcow2BitmapEntry *entry = &g_array_index(pass->bitmaps, Qcow2BitmapEntry, i);
-        qcow2_spans_add(pass->bitmap_spans, entry->table_offset, entry->table_entries, false, pass->file_size);
+        qcow2_spans_add(pass->bitmap_spans, entry->table_offset, entry->table_entries, false,
+                        pass->file_size);
     }
     qcow2_spans_split(pass->bitmap_spans);
 }
@@ -108,20 +116,42 @@ const char *qcow2_check_bitmap_entry_fault(const Qcow2CheckPass *pass, uint64_t 
     return qcow2_is_cluster_aligned(pass->layout, offset) ? NULL : "offset is not cluster aligned";
 }
 
-static bool count_bitmap_entries(const Qcow2Span *span, uint64_t offset, const uint8_t *entries, size_t n, void *data,
-                                 GError **error)
+/*
+ * The bits of a bitmap in use are not to be believed, whatever the size of its table. With another one whose
+ * table has the wrong size QEMU does not open the image.
+ */
+void qcow2_check_bitmaps(Qcow2CheckPass *pass)
+{
+    uint64_t disk_size = qcow2_align_down(pass->header->size, 512);
+
+    for (guint i = 0; i < pass->bitmaps->len; i++) {
+        const Qcow2BitmapEntry *entry = &g_array_index(pass->bitmaps, Qcow2BitmapEntry, i);
+        uint64_t n_bits = qcow2_div_round_up(disk_size, BIT(entry->granularity_bits));
+        uint64_t needed = qcow2_div_round_up(n_bits, 8 * pass->layout->cluster_size);
+        if (!(entry->flags & QCOW2_BITMAP_IN_USE) && entry->table_entries != needed) {
+            qcow2_check_found_more(pass, QCOW2_FINDING_CORRUPTION, 1,
+                                   "ERROR bitmap '%s': its table has %" PRIu32 " entries, the size of the "
+                                   "disk needs %" PRIu64, entry->name, entry->table_entries, needed);
+        }
+    }
+}
+
+static bool count_bitmap_entries(const Qcow2Span *span, uint64_t offset, const uint8_t *entries, size_t n,
+                                 void *data, GError **error)
 {
     Qcow2CheckPass *pass = data;
 
     for (size_t i = 0; i < n; i++) {
         uint64_t raw = qcow2_load_be64(entries + i * 8);
+        uint64_t cluster_offset = raw & QCOW2_BITMAP_TABLE_OFFSET;
         const char *fault = qcow2_check_bitmap_entry_fault(pass, raw);
-        if (!fault && (raw & QCOW2_BITMAP_TABLE_OFFSET)) {
-            qcow2_check_refer(pass, raw & QCOW2_BITMAP_TABLE_OFFSET, pass->layout->cluster_size, span->weight);
+        if (!fault && cluster_offset != 0) {
+            qcow2_check_refer(pass, cluster_offset, pass->layout->cluster_size, span->weight);
         } else if (fault && pass->first) {
             /* QEMU does not open such an image. */
-            qcow2_check_found_more(pass, QCOW2_FINDING_CORRUPTION, span->weight, "ERROR bitmap table entry at offset=0x%"
-                                   PRIx64 ": %s: %" PRIx64, offset + i * 8, fault, raw);
+            qcow2_check_found_more(pass, QCOW2_FINDING_CORRUPTION, span->weight,
+                                   "ERROR bitmap table entry at offset=0x%" PRIx64 ": %s: %" PRIx64,
+                                   offset + i * 8, fault, raw);
         }
     }
     return qcow2_progress_check(pass->progress, error);

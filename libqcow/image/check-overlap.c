@@ -26,13 +26,16 @@ static bool report_overlap(Qcow2CheckPass *pass, const Structure *structure, uin
     /* A refcount that differs is counted as corruption when refcounts are compared. */
     bool is_silent = refcount == count;
     qcow2_check_found_more(pass, is_silent ? QCOW2_FINDING_CORRUPTION : QCOW2_FINDING_EXPLANATION, is_silent,
-                           "ERROR overlap: %s at offset=0x%" PRIx64 ": cluster %" PRIu64 " has %" PRIu64 " references, only %"
-                           PRIu64 " of them from there", structure->name, structure->offset, cluster, count,
-                           structure->weight);
+                           "ERROR overlap: %s at offset=0x%" PRIx64 ": cluster %" PRIu64 " has %" PRIu64
+                           " references, only %" PRIu64 " of them from there", structure->name,
+                           structure->offset, cluster, count, structure->weight);
     return true;
 }
 
-/* Looks for the first cluster that others refer to; as nothing else can have the ones before it, time stays linear. */
+/*
+ * Looks for the first cluster that others refer to. No other structure has the clusters before it, so that
+ * all of this takes no more time than there are clusters.
+ */
 static bool check_structure(Qcow2CheckPass *pass, const Structure *structure, GError **error)
 {
     unsigned cluster_bits = pass->layout->cluster_bits;
@@ -76,8 +79,8 @@ static bool check_tables(Qcow2CheckPass *pass, const Qcow2TableRef *tables, size
     return true;
 }
 
-static bool check_bitmap_entries(const Qcow2Span *span, uint64_t offset, const uint8_t *entries, size_t n, void *data,
-                                 GError **error)
+static bool check_bitmap_entries(const Qcow2Span *span, uint64_t offset, const uint8_t *entries, size_t n,
+                                 void *data, GError **error)
 {
     Qcow2CheckPass *pass = data;
 
@@ -95,7 +98,9 @@ static bool check_bitmap_entries(const Qcow2Span *span, uint64_t offset, const u
 static bool check_bitmaps(Qcow2CheckPass *pass, GError **error)
 {
     const Qcow2Header *header = pass->header;
-    Structure directory = { "bitmap directory", header->bitmap_directory_offset, header->bitmap_directory_size, 1 };
+    Structure directory = {
+        "bitmap directory", header->bitmap_directory_offset, header->bitmap_directory_size, 1,
+    };
 
     if (header->has_bitmaps && !check_structure(pass, &directory, error)) {
         return false;

@@ -27,7 +27,7 @@ typedef struct Qcow2CheckPass {
     Qcow2Io *file;
     const Qcow2Header *header;
     const Qcow2Layout *layout;
-    uint64_t file_size;
+    uint64_t file_size;       /* in whole sectors, as QEMU sees it */
     uint64_t n_clusters;      /* of the file; and one more if something reaches that far past its end */
     uint64_t limit;           /* end of the last window: the most that n_clusters can be */
     uint64_t *reftable;       /* in host byte order */
@@ -52,13 +52,16 @@ typedef struct Qcow2CheckPass {
 
 /* ---- check.c ------------------------------------------------------------------------------------- */
 
-/** qcow2_check_found: reports something that qemu-img check looks for too. */
+/** qcow2_check_found: reports something that qemu-img check finds, too. */
 void qcow2_check_found(Qcow2CheckPass *pass, Qcow2FindingKind kind, uint64_t count, const char *format, ...)
     G_GNUC_PRINTF(4, 5);
 
+/** qcow2_check_corrupt: the same, for corruption. */
+void qcow2_check_corrupt(Qcow2CheckPass *pass, uint64_t count, const char *format, ...) G_GNUC_PRINTF(3, 4);
+
 /** qcow2_check_found_more: reports what qemu-img check does not look for. */
-void qcow2_check_found_more(Qcow2CheckPass *pass, Qcow2FindingKind kind, uint64_t count, const char *format, ...)
-    G_GNUC_PRINTF(4, 5);
+void qcow2_check_found_more(Qcow2CheckPass *pass, Qcow2FindingKind kind, uint64_t count,
+                            const char *format, ...) G_GNUC_PRINTF(4, 5);
 
 /** qcow2_check_is_inside: at most a part of the range's last cluster lies past the end of the file. */
 static inline bool qcow2_check_is_inside(const Qcow2CheckPass *pass, uint64_t offset, uint64_t len_bytes)
@@ -90,13 +93,16 @@ bool qcow2_check_read_chunk(const Qcow2CheckPass *pass, uint64_t first, uint8_t 
 bool qcow2_check_has_refcount(const Qcow2CheckPass *pass, uint64_t cluster);
 
 /** qcow2_check_read_refcount: one refcount from the file; for reports. */
-bool qcow2_check_read_refcount(const Qcow2CheckPass *pass, uint64_t cluster, uint64_t *ret_count, GError **error);
+bool qcow2_check_read_refcount(const Qcow2CheckPass *pass, uint64_t cluster, uint64_t *ret_count,
+                               GError **error);
 
 /** qcow2_check_note_single: fills pass->single for the window. */
 bool qcow2_check_note_single(Qcow2CheckPass *pass, GError **error);
 
-/** qcow2_check_flags_agree: all clusters have a refcount of 1 (@copied), or none has; those outside the window do not
- * count. */
+/**
+ * qcow2_check_flags_agree: all clusters [@first, @first + @n) that are in the window have a refcount of 1
+ * (@copied), or none of them has.
+ */
 bool qcow2_check_flags_agree(const Qcow2CheckPass *pass, uint64_t first, uint64_t n, bool copied);
 
 /** qcow2_check_refblocks: counts the refcount blocks; the last thing to be counted. */
@@ -143,7 +149,18 @@ bool qcow2_check_scan_table(const Qcow2CheckPass *pass, const Qcow2TableRef *tab
                             Qcow2TableScan *ret);
 
 /** qcow2_check_table_closely: counts and checks a table entry by entry. */
-bool qcow2_check_table_closely(Qcow2CheckPass *pass, const Qcow2TableRef *table, const uint8_t *raw, GError **error);
+bool qcow2_check_table_closely(Qcow2CheckPass *pass, const Qcow2TableRef *table, const uint8_t *raw,
+                               GError **error);
+
+/**
+ * qcow2_check_judges_flags: the COPIED flags in this table say something: the active layer reaches it. QEMU
+ * looks at none where the refcount of the table itself cannot be read.
+ */
+static inline bool qcow2_check_judges_flags(const Qcow2CheckPass *pass, const Qcow2TableRef *table)
+{
+    return table->active > 0 && table->offset != 0
+        && qcow2_check_has_refcount(pass, table->offset >> pass->layout->cluster_bits);
+}
 
 /** A table entry whose COPIED flag is to be judged. */
 typedef struct Qcow2FlaggedEntry {
@@ -160,6 +177,9 @@ bool qcow2_check_copied(Qcow2CheckPass *pass, const Qcow2FlaggedEntry *entry, GE
 
 /** qcow2_check_snapshots: what the entries of the snapshot table say. */
 void qcow2_check_snapshots(Qcow2CheckPass *pass);
+
+/** qcow2_check_bitmaps: what the entries of the bitmap directory say. */
+void qcow2_check_bitmaps(Qcow2CheckPass *pass);
 
 /** qcow2_check_snapshot_is_sound: its L1 table can be looked at. */
 bool qcow2_check_snapshot_is_sound(const Qcow2CheckPass *pass, const Qcow2SnapshotEntry *entry);

@@ -35,10 +35,9 @@ static uint64_t block_offset(const Qcow2CheckPass *pass, uint64_t index)
 {
     uint64_t offset = index < pass->n_reftable ? pass->reftable[index] & QCOW2_REFTABLE_OFFSET : 0;
 
-    if (!qcow2_is_cluster_aligned(pass->layout, offset) || !qcow2_range_fits(offset, pass->layout->cluster_size)) {
-        return UINT64_MAX;
-    }
-    return offset;
+    bool is_possible = qcow2_is_cluster_aligned(pass->layout, offset)
+                    && qcow2_range_fits(offset, pass->layout->cluster_size);
+    return is_possible ? offset : UINT64_MAX;
 }
 
 bool qcow2_check_has_refcount(const Qcow2CheckPass *pass, uint64_t cluster)
@@ -103,7 +102,8 @@ bool qcow2_check_read_chunk(const Qcow2CheckPass *pass, uint64_t first, uint8_t 
     return finish_read(pass, &pending, error);
 }
 
-bool qcow2_check_read_refcount(const Qcow2CheckPass *pass, uint64_t cluster, uint64_t *ret_count, GError **error)
+bool qcow2_check_read_refcount(const Qcow2CheckPass *pass, uint64_t cluster, uint64_t *ret_count,
+                               GError **error)
 {
     const Qcow2Layout *layout = pass->layout;
     uint64_t offset = block_offset(pass, cluster >> layout->refblock_bits);
@@ -136,7 +136,8 @@ static uint64_t single_bits_of_16(const uint8_t *counts)
         /* The top bit of each field says whether it is zero now; no carry leaves a field. */
         uint64_t is_zero = ~(((four & low) + low) | four | low) >> 15;
         /* The first count is in the highest field. */
-        uint64_t nibble = ((is_zero >> 48) & 1) | ((is_zero >> 31) & 2) | ((is_zero >> 14) & 4) | ((is_zero << 3) & 8);
+        uint64_t nibble = ((is_zero >> 48) & 1) | ((is_zero >> 31) & 2) | ((is_zero >> 14) & 4)
+                        | ((is_zero << 3) & 8);
         bits |= nibble << i;
     }
     return bits;
@@ -158,6 +159,7 @@ static uint64_t single_bits(const Qcow2Layout *layout, const uint8_t *block, siz
 static bool note_single_in_chunk(size_t index, void *data, GError **error)
 {
     Qcow2CheckPass *pass = data;
+    uint64_t first = pass->flags_start + index * QCOW2_COUNTS_CHUNK;
     uint64_t *words = pass->single + index * (QCOW2_COUNTS_CHUNK / 64);
     g_autofree uint8_t *block = g_try_malloc(qcow2_check_chunk_len(pass));
     bool unreadable;
@@ -165,7 +167,7 @@ static bool note_single_in_chunk(size_t index, void *data, GError **error)
     if (!block) {
         return qcow2_fail_memory(error, qcow2_check_chunk_len(pass), "refcounts");
     }
-    if (!qcow2_check_read_chunk(pass, pass->flags_start + index * QCOW2_COUNTS_CHUNK, block, &unreadable, error)) {
+    if (!qcow2_check_read_chunk(pass, first, block, &unreadable, error)) {
         return false;
     }
     for (size_t i = 0; i < QCOW2_COUNTS_CHUNK / 64; i++) {
@@ -210,12 +212,12 @@ static void check_entry(Qcow2CheckPass *pass, size_t index)
     uint64_t raw = pass->reftable[index], offset = raw & QCOW2_REFTABLE_OFFSET;
 
     if (raw & REFTABLE_RESERVED) {
-        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, 1, "ERROR refcount table entry %zu has reserved bits set", index);
+        qcow2_check_corrupt(pass, 1, "ERROR refcount table entry %zu has reserved bits set", index);
     } else if (!qcow2_is_cluster_aligned(pass->layout, offset)) {
-        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, 1, "ERROR refcount block %zu is not cluster aligned; refcount"
-                          " table entry corrupted", index);
+        qcow2_check_corrupt(pass, 1, "ERROR refcount block %zu is not cluster aligned; refcount table entry "
+                            "corrupted", index);
     } else if (offset >> pass->layout->cluster_bits >= pass->n_clusters) {
-        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, 1, "ERROR refcount block %zu is outside image", index);
+        qcow2_check_corrupt(pass, 1, "ERROR refcount block %zu is outside image", index);
     }
 }
 
@@ -248,7 +250,7 @@ void qcow2_check_refblocks(Qcow2CheckPass *pass)
         }
         uint64_t count = MIN(qcow2_counts_get(pass->counts, cluster), max);
         if (count != 1) {
-            qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, 1, "ERROR refcount block %zu refcount=%" PRIu64, i, count);
+            qcow2_check_corrupt(pass, 1, "ERROR refcount block %zu refcount=%" PRIu64, i, count);
         }
     }
 }

@@ -88,7 +88,8 @@ static bool scan_compressed(Scan *scan, uint64_t raw, uint64_t bitmap)
     Qcow2L2Entry entry;
     unsigned cluster_bits = scan->layout->cluster_bits;
 
-    if (scan->layout->has_data_file || bitmap != 0 || (raw & L2E_COPIED) || qcow2_l2_reserved(scan->layout, raw) != 0
+    if (scan->layout->has_data_file || bitmap != 0 || (raw & L2E_COPIED)
+        || qcow2_l2_reserved(scan->layout, raw) != 0
         || !qcow2_l2_decode(scan->layout, raw, 0, &entry, NULL)
         || entry.host_offset + entry.stream_len > scan->pass->file_size) {
         return false;
@@ -159,7 +160,7 @@ bool qcow2_check_scan_table(const Qcow2CheckPass *pass, const Qcow2TableRef *tab
         .layout = pass->layout,
         .raw = raw,
         .n_entries = BIT(pass->layout->l2_bits),
-        .judges_flags = table->active > 0 && table->offset != 0,
+        .judges_flags = qcow2_check_judges_flags(pass, table),
         .ret = ret,
     };
 

@@ -78,7 +78,8 @@ typedef struct SpanReader {
     void *data;
 } SpanReader;
 
-static bool read_part(const SpanReader *reader, const Qcow2Span *span, uint64_t start, uint64_t end, GError **error)
+static bool read_part(const SpanReader *reader, const Qcow2Span *span, uint64_t start, uint64_t end,
+                      GError **error)
 {
     while (start < end) {
         size_t len_bytes = MIN(MAX_READ, end - start);

@@ -82,18 +82,18 @@ static void keep_table(Collector *collector, const Qcow2TableRef *table)
     g_array_append_vals(collector->tables, table, 1);
 }
 
-static bool judge_l1_entry(const Collector *collector, const Qcow2Span *span, uint64_t at, uint64_t raw, GError **error)
+static bool judge_l1_entry(const Collector *collector, const Qcow2Span *span, uint64_t at, uint64_t raw,
+                           GError **error)
 {
     Qcow2CheckPass *pass = collector->pass;
     uint64_t offset = raw & L1E_OFFSET;
 
     if (pass->first && (raw & L1E_RESERVED)) {
-        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, span->weight, "ERROR found L1 entry with reserved bits set: %"
-                          PRIx64, raw);
+        qcow2_check_corrupt(pass, span->weight, "ERROR found L1 entry with reserved bits set: %" PRIx64, raw);
     }
     if (pass->first && !qcow2_is_cluster_aligned(pass->layout, offset)) {
-        qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, span->weight, "ERROR l2_offset=%" PRIx64 ": Table is not cluster"
-                          " aligned; L1 entry corrupted", offset);
+        qcow2_check_corrupt(pass, span->weight, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; "
+                            "L1 entry corrupted", offset);
     }
     if (span->active == 0 || offset == 0) {
         return true;
@@ -107,8 +107,8 @@ static bool judge_l1_entry(const Collector *collector, const Qcow2Span *span, ui
     return qcow2_check_copied(pass, &flagged, error);
 }
 
-static bool take_l1_entries(const Qcow2Span *span, uint64_t offset, const uint8_t *entries, size_t n, void *data,
-                            GError **error)
+static bool take_l1_entries(const Qcow2Span *span, uint64_t offset, const uint8_t *entries, size_t n,
+                            void *data, GError **error)
 {
     Collector *collector = data;
 
@@ -280,7 +280,8 @@ static bool read_tables(TableWorker *worker, GError **error)
             return false;
         }
         for (const Qcow2TableRef *table = first; table <= last; table++) {
-            scan_table(worker, (size_t)(table - reader->tables), worker->buffer + (table->offset - first->offset));
+            const uint8_t *raw = worker->buffer + (table->offset - first->offset);
+            scan_table(worker, (size_t)(table - reader->tables), raw);
         }
     }
     return qcow2_progress_advance(reader->pass->progress, worker->n * table_len, error);

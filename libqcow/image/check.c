@@ -36,7 +36,17 @@ void qcow2_check_found(Qcow2CheckPass *pass, Qcow2FindingKind kind, uint64_t cou
     va_end(args);
 }
 
-void qcow2_check_found_more(Qcow2CheckPass *pass, Qcow2FindingKind kind, uint64_t count, const char *format, ...)
+void qcow2_check_corrupt(Qcow2CheckPass *pass, uint64_t count, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    report(pass, (Qcow2Finding) { .kind = QCOW2_FINDING_CORRUPTION, .count = count }, format, args);
+    va_end(args);
+}
+
+void qcow2_check_found_more(Qcow2CheckPass *pass, Qcow2FindingKind kind, uint64_t count,
+                            const char *format, ...)
 {
     va_list args;
 
@@ -56,9 +66,9 @@ void qcow2_check_refer(Qcow2CheckPass *pass, uint64_t offset, uint64_t len_bytes
     }
     if (!qcow2_check_is_inside(pass, offset, len_bytes)) {
         if (pass->first) {
-            qcow2_check_found(pass, QCOW2_FINDING_CORRUPTION, weight,
-                              "ERROR: counting reference for region exceeding the end of the file by one cluster or "
-                              "more: offset 0x%" PRIx64 " size 0x%" PRIx64, offset, len_bytes);
+            qcow2_check_corrupt(pass, weight,
+                                "ERROR: counting reference for region exceeding the end of the file by one "
+                                "cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64, offset, len_bytes);
         }
         return;
     }
@@ -98,13 +108,16 @@ static bool begin_pass(Qcow2CheckPass *pass, GError **error)
     if (!qcow2_io_get_size(pass->file, &pass->file_size, error)) {
         return false;
     }
+    pass->file_size = qcow2_align_up(pass->file_size, 512);
     pass->n_clusters = qcow2_div_round_up(pass->file_size, layout->cluster_size);
     if (pass->n_clusters > MAX_CLUSTERS) {
-        return qcow2_fail(error, QCOW2_ERROR_FAILED, "the file has %" PRIu64 " clusters of %" PRIu64 " bytes; more than %"
-                          PRIu64 " are not checked", pass->n_clusters, layout->cluster_size, MAX_CLUSTERS);
+        return qcow2_fail(error, QCOW2_ERROR_FAILED,
+                          "the file has %" PRIu64 " clusters of %" PRIu64 " bytes; more than %" PRIu64
+                          " are not checked", pass->n_clusters, layout->cluster_size, MAX_CLUSTERS);
     }
     pass->limit = pass->n_clusters + 1;
-    pass->result.total_clusters = qcow2_div_round_up(qcow2_align_down(pass->header->size, 512), layout->cluster_size);
+    pass->result.total_clusters = qcow2_div_round_up(qcow2_align_down(pass->header->size, 512),
+                                                     layout->cluster_size);
     pass->result.image_end_offset = layout->cluster_size;    /* where nothing else is used, the header is */
     pass->bitmaps = read_bitmaps(pass, error);
     if (!pass->bitmaps || !qcow2_check_read_reftable(pass, error)) {
@@ -160,6 +173,7 @@ bool qcow2_image_check(const Qcow2CheckSource *source, Qcow2FindingFunc func, vo
         return false;
     }
     qcow2_check_snapshots(&pass);
+    qcow2_check_bitmaps(&pass);
     do {
         if (!begin_window(&pass, start, error) || !check_window(&pass, error)) {
             return false;

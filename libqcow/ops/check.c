@@ -20,7 +20,7 @@ typedef struct Report {
     Qcow2CheckFunc func;
     void *data;
     Qcow2CheckResult *result;
-    GArray *before;           /* uint64_t, sorted: digests of what the first pass found; NULL: all is reported */
+    GArray *before;           /* uint64_t, sorted: digests of what the first pass found; NULL: report all */
 } Report;
 
 static int compare_digests(const void *a, const void *b)
@@ -114,7 +114,7 @@ static bool check_at_rest(Qcow2Image *image, Report *report, Qcow2Progress *prog
     return true;
 }
 
-/* A pass over the image as it is now; a server is asked through a new connection, which knows the size of now. */
+/* A pass over the image as it is now. Only a new connection to a server knows the size of now. */
 static bool check_now(const Qcow2Image *image, Qcow2FindingFunc func, void *data, Qcow2CheckResult *ret,
                       Qcow2Progress *progress, GError **error)
 {
@@ -133,8 +133,8 @@ static bool check_now(const Qcow2Image *image, Qcow2FindingFunc func, void *data
     return qcow2_image_check(&source, func, data, ret, progress, error);
 }
 
-static bool first_pass(const Qcow2Image *image, GArray *digests, Qcow2CheckResult *ret, Qcow2Progress *progress,
-                       GError **error)
+static bool first_pass(const Qcow2Image *image, GArray *digests, Qcow2CheckResult *ret,
+                       Qcow2Progress *progress, GError **error)
 {
     for (unsigned i = 1;; i++) {
         g_autoptr(GError) cause = NULL;
@@ -170,13 +170,15 @@ static bool check_in_use(const Qcow2Image *image, Report *report, Qcow2Progress 
     return true;
 }
 
-static void warn_of_dirty_image(const Qcow2Chain *chain, const Qcow2Image *image, const Qcow2CheckResult *result)
+static void warn_of_dirty_image(const Qcow2Chain *chain, const Qcow2Image *image,
+                                const Qcow2CheckResult *result)
 {
     bool found = result->corruptions > 0 || result->leaks > 0;
 
     if (found && (image->header.incompatible & QCOW2_INCOMPAT_DIRTY)) {
-        qcow2_chain_warn(chain, "'%s' was not closed properly while it had lazy refcounts: its refcounts are out of date,"
-                         " and are made anew when QEMU opens it for writing", qcow2_chain_layer_name(chain, 0));
+        qcow2_chain_warn(chain, "'%s' was not closed properly while it had lazy refcounts: its refcounts are "
+                         "out of date, and are made anew when QEMU opens it for writing",
+                         qcow2_chain_layer_name(chain, 0));
     }
 }
 

@@ -22,7 +22,7 @@ class Table:
 
 
 class Tables:
-    """The tables of one file."""
+    """The tables of one file, found once: what is damaged later is still where it was."""
 
     def __init__(self, file):
         self.file = file
@@ -37,6 +37,13 @@ class Tables:
             self.incompatible, _, _, self.order, self.header_length = struct.unpack_from(">QQQII", header, 72)
         self.l2_width = 16 if self.incompatible & 16 else 8
         self.file_size = file.seek(0, 2)
+        self.snapshot_entries = self._snapshot_entries()
+        self.bitmap_directory = self._bitmap_directory()
+        self.l1_tables = self._l1_tables()
+        self.l2_tables = self._l2_tables()
+        self.bitmap_tables = self._bitmap_tables()
+        self.refcount_table = Table("reftable", self.reftable, self.reftable_clusters * self.cluster_size // 8)
+        self.refcount_blocks = self._refcount_blocks()
 
     def read(self, offset, length):
         self.file.seek(offset)
@@ -46,28 +53,24 @@ class Tables:
         data = self.read(offset, n * 8)
         return struct.unpack(f">{len(data) // 8}Q", data[:len(data) // 8 * 8])
 
-    def l1_tables(self):
+    def _l1_tables(self):
         tables = [Table("l1", self.l1, self.n_l1)]
         tables += [Table("l1", struct.unpack_from(">Q", entry)[0], struct.unpack_from(">I", entry, 8)[0])
-                   for _, entry in self.snapshot_entries()]
+                   for _, entry in self.snapshot_entries]
         return [table for table in tables if table.n_entries]
 
-    def l2_tables(self):
+    def _l2_tables(self):
         """Each one once."""
-        offsets = {word & OFFSET for table in self.l1_tables() for word in self.words(table.offset, table.n_entries)}
+        offsets = {word & OFFSET for table in self.l1_tables for word in self.words(table.offset, table.n_entries)}
         n_entries = self.cluster_size // self.l2_width
         return [Table("l2", offset, n_entries, self.l2_width) for offset in sorted(offsets - {0})]
 
-    def refcount_table(self):
-        return Table("reftable", self.reftable, self.reftable_clusters * self.cluster_size // 8)
-
-    def refcount_blocks(self):
-        table = self.refcount_table()
-        bits = 1 << self.order
+    def _refcount_blocks(self):
+        table, bits = self.refcount_table, 1 << self.order
         return [Table("refblock", offset, self.cluster_size * 8 // bits, max(bits // 8, 1))
                 for offset in self.words(table.offset, table.n_entries) if offset]
 
-    def snapshot_entries(self):
+    def _snapshot_entries(self):
         """(offset, bytes) of each entry of the snapshot table."""
         entries, at = [], self.snapshots
         for _ in range(self.n_snapshots):
@@ -79,7 +82,7 @@ class Tables:
             at += (length + 7) // 8 * 8
         return entries
 
-    def bitmap_directory(self):
+    def _bitmap_directory(self):
         """(offset, length) of the directory; None without one."""
         at = self.header_length
         while at + 8 <= self.cluster_size:
@@ -92,10 +95,9 @@ class Tables:
             at += 8 + (length + 7) // 8 * 8
         return None
 
-    def bitmap_tables(self):
+    def _bitmap_tables(self):
         tables = []
-        directory = self.bitmap_directory()
-        at, end = (directory[0], sum(directory)) if directory else (0, 0)
+        at, end = (self.bitmap_directory[0], sum(self.bitmap_directory)) if self.bitmap_directory else (0, 0)
         while at < end:
             offset, n_entries, _, _, _, name_len, extra = struct.unpack(">QIIBBHI", self.read(at, 24))
             tables.append(Table("bitmap", offset, n_entries))
