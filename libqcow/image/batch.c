@@ -75,7 +75,8 @@ void qcow2_batch_free(Qcow2Batch *batch)
     if (!batch) {
         return;
     }
-    if (!batch->committed) {
+    uint64_t len;
+    if (!batch->committed && qcow2_io_get_size(batch->image->file, &len, NULL) && len > batch->old_len) {
         /* Best effort: what is past the old end is unused in any case. */
         qcow2_io_truncate(batch->image->file, batch->old_len, NULL);
     }

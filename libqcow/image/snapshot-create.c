@@ -46,18 +46,28 @@ static bool share_reference(const Qcow2Reference *reference, void *data, GError 
     return qcow2_batch_add(creation->batch, reference->host_offset, reference->len_bytes, 1, error);
 }
 
+/* First all counts: what cannot be is found before anything is written. */
+static bool count_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data, GError **error)
+{
+    Creation *creation = data;
+
+    (void)l1_index;
+    if (!qcow2_each_reference(creation->layout, raw, share_reference, creation, error)) {
+        return false;
+    }
+    return qcow2_table_has_copied(creation->layout, raw)
+        || qcow2_batch_add(creation->batch, host_offset, creation->layout->cluster_size, 1, error);
+}
+
 static bool share_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data, GError **error)
 {
     Creation *creation = data;
     size_t cluster_size = creation->layout->cluster_size;
 
-    if (!qcow2_each_reference(creation->layout, raw, share_reference, creation, error)) {
-        return false;
-    }
     if (!qcow2_table_has_copied(creation->layout, raw)) {
         /* Both may look through the same table. */
         creation->l1[l1_index] = GUINT64_TO_BE(host_offset);
-        return qcow2_batch_add(creation->batch, host_offset, cluster_size, 1, error);
+        return true;
     }
     uint64_t offset = qcow2_batch_take(creation->batch, 1, error);
     if (offset == 0) {
@@ -82,7 +92,8 @@ static bool share_tables(Creation *creation, GError **error)
     }
     creation->l1 = l1;
     creation->table = table;
-    return qcow2_each_table(creation->image, &view, share_table, creation, error)
+    return qcow2_each_table(creation->image, &view, count_table, creation, error)
+        && qcow2_each_table(creation->image, &view, share_table, creation, error)
         && qcow2_batch_take_for(creation->batch, len, &header->l1_offset, error)
         && qcow2_batch_write(creation->batch, header->l1_offset, l1, len, error);
 }
