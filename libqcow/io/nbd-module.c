@@ -3,7 +3,6 @@
 #include "io/nbd.h"
 
 #include <errno.h>
-#include <gmodule.h>
 #include <string.h>
 
 #include "io/nbd-connection.h"
@@ -433,8 +432,9 @@ static Qcow2Io *nbd_new(const char *uri, bool writable, Qcow2Cache cache, unsign
     return &nbd->io;
 }
 
-G_MODULE_EXPORT Qcow2Io *qcow2_nbd_module_open(const char *uri, bool writable, Qcow2Cache cache,
-                                               unsigned n_connections, GError **error)
+__attribute__((visibility("default")))
+Qcow2Io *qcow2_nbd_module_open(const char *uri, bool writable, Qcow2Cache cache,
+                               unsigned n_connections, GError **error)
 {
     g_autoptr(Qcow2NbdConnection) first = qcow2_nbd_connection_new(uri, error);
     Qcow2NbdExport export;

@@ -3,7 +3,6 @@
 #include "util/module.h"
 
 #include <dlfcn.h>
-#include <gmodule.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,16 +69,17 @@ void *qcow2_module_symbol(const char *module, const char *symbol, GError **error
                    QCOW2_MODULE_DIR);
         return NULL;
     }
-    GModule *handle = g_module_open(path, G_MODULE_BIND_LOCAL | G_MODULE_BIND_LAZY);
+    /* It stays, since what it gives out points into it. */
+    void *handle = dlopen(path, RTLD_LAZY | RTLD_LOCAL | RTLD_NODELETE);
     if (!handle) {
-        qcow2_fail(error, QCOW2_ERROR_FAILED, "module %s: %s", path, g_module_error());
+        qcow2_fail(error, QCOW2_ERROR_FAILED, "module %s: %s", path, dlerror());
         return NULL;
     }
-    if (!g_module_symbol(handle, symbol, &address) || !address) {
+    address = dlsym(handle, symbol);
+    if (!address) {
         qcow2_fail(error, QCOW2_ERROR_FAILED, "module %s has no %s: it belongs to another version", path,
                    symbol);
-        address = NULL;
     }
-    g_module_make_resident(handle);
+    dlclose(handle);
     return address;
 }

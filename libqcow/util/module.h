@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A library that few calls need (libnbd) is linked into a module and loaded at its first use: linking it
- * costs every command 2 ms at its start.
+ * A library that few calls need is linked into a module and loaded at its first use: linking libnbd costs
+ * every command 2 ms at its start, the libraries for compression 0.25 ms.
  */
 #ifndef QCOW2_UTIL_MODULE_H
 #define QCOW2_UTIL_MODULE_H

@@ -91,7 +91,7 @@ def program_problems(it, version):
     return problems
 
 
-def module_problems(it):
+def nbd_module_problems(it):
     """The module is found from the installed library: what fails is the server, not the module."""
     program = it.find("qcow-info", "/bin")
     problems = missing(it.find("libqcow2-nbd.so"), program)
@@ -100,6 +100,19 @@ def module_problems(it):
     result = it.run_installed(program, "nbd+unix:///?socket=/nonexistent")
     if result.returncode != 1 or "module" in result.stderr or "/nonexistent" not in result.stderr:
         problems.append(f"qcow-info of an NBD name: {result.stderr!r}")
+    return problems
+
+
+def codec_module_problems(it):
+    program = it.find("qcow-export-delta", "/bin")
+    problems = missing(it.find("libqcow2-codec.so"), program)
+    if problems:
+        return problems
+    raw, delta = pathlib.Path(it.folder) / "data.raw", pathlib.Path(it.folder) / "delta.qcow2"
+    raw.write_bytes(b"compress me " * 8192)
+    result = it.run_installed(program, "-f", "raw", "-c", "--output=json", raw, "@empty", "@active", delta)
+    if result.returncode != 0 or '"compressed-clusters": 2' not in result.stdout:
+        problems.append(f"qcow-export-delta -c: {result.stdout!r}, {result.stderr!r}")
     return problems
 
 
@@ -112,7 +125,8 @@ def main():
         for name in commands:
             tap.point(f"installed: {name}, its man page and completion", command_problems(it, name, version))
         tap.point("installed: a program is compiled and linked through pkg-config", program_problems(it, version))
-        tap.point("installed: the NBD module is found", module_problems(it))
+        tap.point("installed: the NBD module is found", nbd_module_problems(it))
+        tap.point("installed: the module of the compression libraries is found", codec_module_problems(it))
     tap.done()
 
 
