@@ -110,23 +110,20 @@ static bool map_both(Comparison *self, const Qcow2Range *ranges, size_t n_ranges
 
 /* What strict mode compares of a range: what QEMU's block status says but for the places on the host. */
 typedef struct Status {
-    bool allocated, data, zero, has_offset, looks_for_holes;
+    bool allocated, data, zero, has_offset;
 } Status;
 
-static Status status_of(const Qcow2State *state, const Qcow2Mapper *mapper, const Qcow2MapExtent *extent)
+static Status status_of(const Qcow2State *state, const Qcow2MapExtent *extent)
 {
     /* Zeros past the end of a short layer count as allocated, although a map does not call them present. */
     bool past_short_layer = !extent->present && state->kind != QCOW2_STATE_EMPTY
                          && extent->depth + 1 < qcow2_chain_n_layers(state->chain);
-    bool has_offset = extent->has_offset && !past_short_layer;
 
-    return (Status){
+    return (Status) {
         .allocated = extent->present || past_short_layer,
         .data = extent->data,
         .zero = extent->zero,
-        .has_offset = has_offset,
-        .looks_for_holes =
-            extent->data && has_offset && qcow2_mapper_layer_finds_holes(mapper, extent->depth),
+        .has_offset = extent->has_offset && !past_short_layer,
     };
 }
 
@@ -139,8 +136,8 @@ static bool check_status(const Qcow2MapExtent *a, const Qcow2MapExtent *b, uint6
                          void *data)
 {
     StatusSearch *search = data;
-    Status status_a = status_of(search->comparison->a, search->comparison->mapper_a, a);
-    Status status_b = status_of(search->comparison->b, search->comparison->mapper_b, b);
+    Status status_a = status_of(search->comparison->a, a);
+    Status status_b = status_of(search->comparison->b, b);
 
     if (start < end && memcmp(&status_a, &status_b, sizeof(Status)) != 0) {
         search->offset = start;
@@ -360,12 +357,31 @@ static bool compare_window(Comparison *self, uint64_t start, uint64_t limit, uin
     return compare_ranges(self, mismatch, *ret_end, error);
 }
 
+/* Where the last run starts: QEMU also ends one where data turns out to be a hole. */
+static bool find_last_run(Qcow2State *state, const Qcow2Mapper *mapper, GArray *statuses, uint64_t *ret_start,
+                          GError **error)
+{
+    if (!qcow2_last_run(state, ret_start, error)) {
+        return false;
+    }
+    Qcow2Range range = { *ret_start, state->size };
+    if (range.start >= range.end || !qcow2_mapper_finds_holes(mapper)) {
+        return true;
+    }
+    if (!qcow2_mapper_map(mapper, &range, 1, statuses, error)) {
+        return false;
+    }
+    *ret_start = g_array_index(statuses, Qcow2MapExtent, statuses->len - 1).start;
+    return true;
+}
+
 static bool compare_last_runs(Comparison *self, GError **error)
 {
     uint64_t last_a, last_b;
 
     self->result->stage = QCOW2_COMPARE_METADATA;
-    if (!qcow2_last_run(self->a, &last_a, error) || !qcow2_last_run(self->b, &last_b, error)) {
+    if (!find_last_run(self->a, self->mapper_a, self->statuses_a, &last_a, error)
+        || !find_last_run(self->b, self->mapper_b, self->statuses_b, &last_b, error)) {
         return false;
     }
     self->strict_end = last_a != last_b ? MIN(last_a, last_b) : UINT64_MAX;

@@ -68,14 +68,13 @@ bool qcow2_last_run(Qcow2State *state, uint64_t *ret_start, GError **error)
     bool falls_through = state->kind != QCOW2_STATE_EMPTY && state->size > 0;
 
     *ret_start = 0;
-    for (unsigned layer = state->first_layer; falls_through && layer < qcow2_chain_n_layers(state->chain);
-         layer++) {
-        bool is_snapshot = layer == 0 && state->kind == QCOW2_STATE_SNAPSHOT;
-        uint64_t start;
-        if (!is_snapshot && qcow2_chain_image(state->chain, layer)->size < state->size) {
-            break;      /* past its end it says nothing */
-        }
-        if (!layer_run(state, layer, &start, &falls_through, error)) {
+    for (unsigned i = state->first_layer; falls_through && i < qcow2_chain_n_layers(state->chain); i++) {
+        bool is_snapshot = i == 0 && state->kind == QCOW2_STATE_SNAPSHOT;
+        uint64_t layer_size = is_snapshot ? state->size : qcow2_chain_image(state->chain, i)->size;
+        uint64_t start = layer_size;
+        if (layer_size < state->size) {
+            falls_through = false;      /* zeros from its end on */
+        } else if (!layer_run(state, i, &start, &falls_through, error)) {
             return false;
         }
         *ret_start = MAX(*ret_start, start);

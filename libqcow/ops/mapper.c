@@ -314,11 +314,6 @@ bool qcow2_mapper_finds_holes(const Qcow2Mapper *mapper)
     return mapper->finds_holes;
 }
 
-bool qcow2_mapper_layer_finds_holes(const Qcow2Mapper *mapper, unsigned layer)
-{
-    return mapper->preallocated[layer];
-}
-
 bool qcow2_mapper_map(const Qcow2Mapper *mapper, const Qcow2Range *ranges, size_t n_ranges,
                       GArray *ret_extents, GError **error)
 {

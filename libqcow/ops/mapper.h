@@ -21,7 +21,6 @@ uint64_t qcow2_mapper_step(const Qcow2Mapper *mapper);
 
 /** qcow2_mapper_finds_holes: whether data may be found to be zero, since its file has a hole there. */
 bool qcow2_mapper_finds_holes(const Qcow2Mapper *mapper);
-bool qcow2_mapper_layer_finds_holes(const Qcow2Mapper *mapper, unsigned layer);
 
 /**
  * qcow2_mapper_map:

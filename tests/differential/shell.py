@@ -44,6 +44,13 @@ class Shell:
                 file.write(result.stdout)
         return result.stdout.decode(errors="replace")
 
+    def result(self, *command, timeout=120):
+        """Exit code and standard output of a command that may fail as it likes."""
+        self.note("# " + shlex.join(command))
+        result = subprocess.run(command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+                                capture_output=True, timeout=timeout, check=False)
+        return result.returncode, result.stdout.decode(errors="replace")
+
     def copy(self, source, target):
         self.run("cp", "--sparse=always", source, target)
 
