@@ -338,8 +338,8 @@ typedef struct Qcow2CreateRequest {
  * qcow2_create:
  * @name: a path or an NBD URI
  *
- * Makes an image. A regular file appears under its name, or replaces what has it, when it is whole; a block device
- * or NBD export is written in place, and is no image until this returns.
+ * Makes an image. A regular file appears under its name, or replaces what has it, when it is whole; a block
+ * device or NBD export is written in place, and is no image until this returns.
  *
  * Errors: QCOW2_ERROR_INVALID; QCOW2_ERROR_UNSUPPORTED for encryption and other formats; QCOW2_ERROR_IN_USE.
  */

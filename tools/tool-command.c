@@ -15,6 +15,11 @@ static const ToolText looking[] = {
     { NULL },
 };
 
+static const ToolText making[] = {
+    { "create", "make a new image" },
+    { NULL },
+};
+
 static const ToolText keeping[] = {
     { "snapshot", "list, take, apply, delete and rename internal snapshots" },
     { "bitmap", "list persistent dirty bitmaps" },
@@ -28,6 +33,7 @@ static const ToolText keeping[] = {
 
 static const ToolGroup groups[] = {
     { "Looking at images", looking },
+    { "Making and changing images", making },
     { "Snapshots and what changed", keeping },
     { NULL },
 };

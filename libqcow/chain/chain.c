@@ -56,7 +56,8 @@ static Qcow2Chain *chain_of_layer(Qcow2Layer *layer, const char *name, const Qco
     return chain;
 }
 
-Qcow2Chain *qcow2_chain_open_in(const char *folder, const char *name, const Qcow2OpenOptions *options, GError **error)
+Qcow2Chain *qcow2_chain_open_in(const char *folder, const char *name, const Qcow2OpenOptions *options,
+                                GError **error)
 {
     static const Qcow2OpenOptions defaults = { 0 };
     const Qcow2OpenOptions *how = options ? options : &defaults;

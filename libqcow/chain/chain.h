@@ -47,8 +47,9 @@ static inline Qcow2Image *qcow2_chain_image(const Qcow2Chain *chain, unsigned in
 /** qcow2_chain_layer_name: for messages. */
 const char *qcow2_chain_layer_name(const Qcow2Chain *chain, unsigned index);
 
-/** qcow2_chain_open_in: qcow2_chain_open() of a name that is relative to @folder; NULL: the working directory. */
-Qcow2Chain *qcow2_chain_open_in(const char *folder, const char *name, const Qcow2OpenOptions *options, GError **error);
+/** qcow2_chain_open_in: qcow2_chain_open() of a name relative to @folder; NULL: to the working directory. */
+Qcow2Chain *qcow2_chain_open_in(const char *folder, const char *name, const Qcow2OpenOptions *options,
+                                GError **error);
 
 /**
  * qcow2_chain_open_io: a chain over bytes that need no opening, such as memory; takes a reference.

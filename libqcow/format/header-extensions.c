@@ -11,6 +11,8 @@
 #define FEATURE_ENTRY_LEN 48u
 #define FEATURE_NAME_LEN 46u
 #define FEATURE_INCOMPATIBLE 0
+#define FEATURE_COMPATIBLE 1
+#define FEATURE_AUTOCLEAR 2
 
 static void header_ext_clear(void *data)
 {
@@ -253,4 +255,35 @@ GBytes *qcow2_header_find_ext(const Qcow2Header *header, uint32_t type)
         }
     }
     return NULL;
+}
+
+/* ---- The feature name table ---------------------------------------------------------------------- */
+
+typedef struct FeatureName {
+    uint8_t type, bit;
+    const char *name;
+} FeatureName;
+
+/* What the features known here are called, for readers that do not know them. */
+static const FeatureName feature_names[] = {
+    { FEATURE_INCOMPATIBLE, 0, "dirty bit" },
+    { FEATURE_INCOMPATIBLE, 1, "corrupt bit" },
+    { FEATURE_INCOMPATIBLE, 2, "external data file" },
+    { FEATURE_INCOMPATIBLE, 3, "compression type" },
+    { FEATURE_INCOMPATIBLE, 4, "extended L2 entries" },
+    { FEATURE_COMPATIBLE, 0, "lazy refcounts" },
+    { FEATURE_AUTOCLEAR, 0, "bitmaps" },
+    { FEATURE_AUTOCLEAR, 1, "raw external data" },
+};
+
+void qcow2_header_set_feature_names(Qcow2Header *header)
+{
+    uint8_t table[G_N_ELEMENTS(feature_names)][FEATURE_ENTRY_LEN] = { 0 };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(feature_names); i++) {
+        table[i][0] = feature_names[i].type;
+        table[i][1] = feature_names[i].bit;
+        g_strlcpy((char *) table[i] + 2, feature_names[i].name, FEATURE_NAME_LEN);
+    }
+    qcow2_header_set_ext(header, QCOW2_EXT_FEATURE_NAMES, table, sizeof(table));
 }

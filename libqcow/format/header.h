@@ -114,6 +114,9 @@ bool qcow2_header_encode(Qcow2Header *header, uint8_t *room, size_t room_len, GE
  */
 void qcow2_header_set_ext(Qcow2Header *header, uint32_t type, const void *data, size_t len_bytes);
 
+/** qcow2_header_set_feature_names: adds the table that tells other readers what features are called. */
+void qcow2_header_set_feature_names(Qcow2Header *header);
+
 /** qcow2_header_find_ext: the last one of this type, NULL when there is none; owned by the header. */
 GBytes *qcow2_header_find_ext(const Qcow2Header *header, uint32_t type);
 

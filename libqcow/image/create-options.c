@@ -31,6 +31,7 @@ void qcow2_create_options_clear(Qcow2CreateOptions *options)
     g_clear_pointer(&options->backing_file, g_free);
     g_clear_pointer(&options->backing_format, g_free);
     g_clear_pointer(&options->data_file, g_free);
+    g_clear_pointer(&options->given, g_hash_table_unref);
 }
 
 /* ---- The options that there are ---------------------------------------------------------------- */
@@ -94,7 +95,9 @@ static const Option qcow2_options[] = {
     { "data_file", TYPE_STRING, FIELD(data_file) },
     { "data_file_raw", TYPE_SWITCH, WITH_FLAG(data_file_raw), switch_words },
     { "extended_l2", TYPE_SWITCH, WITH_FLAG(extended_l2), switch_words },
+    { "extent_size_hint", TYPE_SIZE, WITH_FLAG(extent_size_hint) },
     { "lazy_refcounts", TYPE_SWITCH, WITH_FLAG(lazy_refcounts), switch_words },
+    { "nocow", TYPE_SWITCH, WITH_FLAG(nocow), switch_words },
     { "preallocation", TYPE_ENUM, WITH_FLAG(preallocation), preallocation_words },
     { "refcount_bits", TYPE_NUMBER, WITH_FLAG(refcount_bits) },
     { "size", TYPE_SIZE, WITH_FLAG(size) },
@@ -102,9 +105,29 @@ static const Option qcow2_options[] = {
 };
 
 static const Option raw_options[] = {
+    { "extent_size_hint", TYPE_SIZE, WITH_FLAG(extent_size_hint) },
+    { "nocow", TYPE_SWITCH, WITH_FLAG(nocow), switch_words },
     { "preallocation", TYPE_ENUM, WITH_FLAG(preallocation), raw_preallocation_words },
     { "size", TYPE_SIZE, WITH_FLAG(size) },
     { NULL },
+};
+
+static const Option amend_options[] = {
+    { "backing_file", TYPE_STRING, FIELD(backing_file) },
+    { "backing_fmt", TYPE_STRING, FIELD(backing_format) },
+    { "compat", TYPE_ENUM, WITH_FLAG(version), version_words },
+    { "data_file", TYPE_STRING, FIELD(data_file) },
+    { "data_file_raw", TYPE_SWITCH, WITH_FLAG(data_file_raw), switch_words },
+    { "lazy_refcounts", TYPE_SWITCH, WITH_FLAG(lazy_refcounts), switch_words },
+    { "refcount_bits", TYPE_NUMBER, WITH_FLAG(refcount_bits) },
+    { "size", TYPE_SIZE, WITH_FLAG(size) },
+    { NULL },
+};
+
+static const Option *const option_sets[] = {
+    [QCOW2_OPTIONS_CREATE] = qcow2_options,
+    [QCOW2_OPTIONS_CREATE_RAW] = raw_options,
+    [QCOW2_OPTIONS_AMEND] = amend_options,
 };
 
 /* ---- Values ------------------------------------------------------------------------------------ */
@@ -182,13 +205,27 @@ static bool set_value(Qcow2CreateOptions *options, const Option *option, const c
 
 /* ---- The list ---------------------------------------------------------------------------------- */
 
+static const Option *find_option(const Option *known, const char *name)
+{
+    for (const Option *option = known; option->name; option++) {
+        if (strcmp(option->name, name) == 0) {
+            return option;
+        }
+    }
+    return NULL;
+}
+
 static bool fail_unknown(const Option *known, const char *name, GError **error)
 {
     g_autoptr(GString) names = g_string_new(NULL);
 
     if (strcmp(name, "encryption") == 0 || g_str_has_prefix(name, "encrypt.")) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "option '%s': encrypted images cannot be made yet",
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "option '%s': encryption is not supported yet",
                           name);
+    }
+    if (known == amend_options && find_option(qcow2_options, name)) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "Invalid parameter '%s': This option is only supported for image creation", name);
     }
     for (const Option *option = known; option->name; option++) {
         g_string_append_printf(names, "%s%s", names->len ? ", " : "", option->name);
@@ -196,33 +233,35 @@ static bool fail_unknown(const Option *known, const char *name, GError **error)
     return qcow2_fail(error, QCOW2_ERROR_INVALID, "there is no option '%s'; there are %s", name, names->str);
 }
 
-static const Option *find_option(const Option *known, const char *name, GError **error)
+static void remember(Qcow2CreateOptions *options, const char *name, const char *value)
 {
-    for (const Option *option = known; option->name; option++) {
-        if (strcmp(option->name, name) == 0) {
-            return option;
-        }
+    if (!options->given) {
+        options->given = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     }
-    fail_unknown(known, name, error);
-    return NULL;
+    g_hash_table_replace(options->given, g_strdup(name), g_strdup(value));
 }
 
 static bool parse_list(const char *text, const Option *known, Qcow2CreateOptions *options, GError **error)
 {
     do {
         g_autofree char *word = qcow2_next_word(&text);
-        char *value = strchr(word, '=');
-        if (value) {
-            *value++ = '\0';
+        char *equals = strchr(word, '=');
+        const char *value = equals ? equals + 1 : "on";
+        if (equals) {
+            *equals = '\0';
         }
         if (*word == '\0') {
             return qcow2_fail(error, QCOW2_ERROR_INVALID,
                               "an option without a name; expected NAME=VALUE[,NAME=VALUE]");
         }
-        const Option *option = find_option(known, word, error);
-        if (!option || !set_value(options, option, value ? value : "on", error)) {
+        const Option *option = find_option(known, word);
+        if (!option) {
+            return fail_unknown(known, word, error);
+        }
+        if (!set_value(options, option, value, error)) {
             return false;
         }
+        remember(options, word, value);
     } while (text);
     return true;
 }
@@ -302,13 +341,19 @@ bool qcow2_create_options_check(const Qcow2CreateOptions *options, GError **erro
         && check_version(options, error) && check_files(options, error);
 }
 
+bool qcow2_create_options_read(const char *text, Qcow2OptionSet set, Qcow2CreateOptions *options,
+                               GError **error)
+{
+    return !text || parse_list(text, option_sets[set], options, error);
+}
+
 bool qcow2_create_options_parse(const char *text, Qcow2CreateOptions *options, GError **error)
 {
-    return (!text || parse_list(text, qcow2_options, options, error))
+    return qcow2_create_options_read(text, QCOW2_OPTIONS_CREATE, options, error)
         && qcow2_create_options_check(options, error);
 }
 
 bool qcow2_create_options_parse_raw(const char *text, Qcow2CreateOptions *options, GError **error)
 {
-    return !text || parse_list(text, raw_options, options, error);
+    return qcow2_create_options_read(text, QCOW2_OPTIONS_CREATE_RAW, options, error);
 }

@@ -46,6 +46,12 @@ Qcow2Io *qcow2_io_file_from_fd(int fd, const char *name, bool writable);
  */
 uint64_t qcow2_io_file_extent_size_hint(Qcow2Io *io);
 
+/** qcow2_io_file_set_extent_size_hint: asks XFS for it; other file systems fail. @bytes fit 32 bits. */
+bool qcow2_io_file_set_extent_size_hint(Qcow2Io *io, uint64_t bytes, GError **error);
+
+/** qcow2_io_file_set_nocow: asks a file system that copies on write not to, while the file is empty. */
+void qcow2_io_file_set_nocow(Qcow2Io *io);
+
 /** qcow2_io_memory_new: @len_bytes of @bytes are copied; NULL starts with zeros. Grows when written. */
 Qcow2Io *qcow2_io_memory_new(const void *bytes, size_t len_bytes, const char *name, bool writable);
 

@@ -146,3 +146,26 @@ uint64_t qcow2_io_file_extent_size_hint(Qcow2Io *io)
 
     return fd >= 0 && ioctl(fd, FS_IOC_FSGETXATTR, &attributes) == 0 ? attributes.fsx_extsize : 0;
 }
+
+bool qcow2_io_file_set_extent_size_hint(Qcow2Io *io, uint64_t bytes, GError **error)
+{
+    int fd = qcow2_io_get_fd(io);
+    struct fsxattr attributes;
+
+    if (fd < 0 || ioctl(fd, FS_IOC_FSGETXATTR, &attributes) < 0) {
+        return qcow2_fail_system(error, fd < 0 ? ENOTSUP : errno);
+    }
+    attributes.fsx_xflags |= FS_XFLAG_EXTSIZE;
+    attributes.fsx_extsize = (uint32_t) bytes;
+    return ioctl(fd, FS_IOC_FSSETXATTR, &attributes) == 0 || qcow2_fail_system(error, errno);
+}
+
+void qcow2_io_file_set_nocow(Qcow2Io *io)
+{
+    int fd = qcow2_io_get_fd(io), flags;
+
+    if (fd >= 0 && ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
+        flags |= FS_NOCOW_FL;
+        ioctl(fd, FS_IOC_SETFLAGS, &flags);
+    }
+}

@@ -11,6 +11,8 @@ static bool refuse_foreign_options(const Qcow2CreateOptions *options, GError **e
 {
     const char *name = options->has_size ? "size"
                      : options->has_preallocation && options->preallocation != QCOW2_PREALLOCATION_OFF ? "preallocation"
+                     : options->has_nocow ? "nocow"
+                     : options->has_extent_size_hint ? "extent_size_hint"
                      : options->data_file ? "data_file"
                      : options->has_data_file_raw && options->data_file_raw ? "data_file_raw"
                      : options->backing_file || options->backing_format ? "backing_file (that is -b and -F)"

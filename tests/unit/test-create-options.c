@@ -179,7 +179,37 @@ static void test_raw(void)
     g_clear_error(&error);
     g_assert_false(qcow2_create_options_parse_raw("cluster_size=64k", &options, &error));
     g_assert_error(error, QCOW2_ERROR, QCOW2_ERROR_INVALID);
-    g_assert_cmpstr(error->message, ==, "there is no option 'cluster_size'; there are preallocation, size");
+    g_assert_cmpstr(error->message, ==,
+                    "there is no option 'cluster_size'; there are extent_size_hint, nocow, preallocation, size");
+}
+
+static void test_amend(void)
+{
+    g_auto(Qcow2CreateOptions) options = { 0 };
+    g_autoptr(GError) error = NULL;
+
+    qcow2_create_options_init(&options);
+    g_assert_true(qcow2_create_options_read("compat=v2,size=1M", QCOW2_OPTIONS_AMEND, &options, &error));
+    g_assert_true(options.has_version && options.version == 2 && options.has_size);
+    g_assert_false(qcow2_create_options_read("cluster_size=4k", QCOW2_OPTIONS_AMEND, &options, &error));
+    g_assert_nonnull(strstr(error->message, "only supported for image creation"));
+    g_clear_error(&error);
+    g_assert_false(qcow2_create_options_read("bogus=4k", QCOW2_OPTIONS_AMEND, &options, &error));
+    g_assert_nonnull(strstr(error->message, "no option 'bogus'"));
+}
+
+static void test_print(void)
+{
+    g_auto(Qcow2CreateOptions) options = { 0 };
+
+    parse("size=1M,compat=v3,lazy_refcounts=yes,backing_file=a,,b,backing_fmt=raw,refcount_bits=0x10",
+          &options);
+    g_autofree char *line = qcow2_create_options_print(&options, QCOW2_OPTIONS_CREATE);
+    g_assert_cmpstr(line, ==,
+                    "cluster_size=65536 extended_l2=off compression_type=zlib size=1048576 compat=v3"
+                    " backing_file=a,,b backing_fmt=raw lazy_refcounts=yes refcount_bits=16");
+    g_autofree char *raw = qcow2_create_options_print(&options, QCOW2_OPTIONS_CREATE_RAW);
+    g_assert_cmpstr(raw, ==, "size=1048576");
 }
 
 int main(int argc, char **argv)
@@ -192,5 +222,7 @@ int main(int argc, char **argv)
     g_test_add_func("/create-options/encryption-is-not-supported", test_encryption_is_not_supported);
     g_test_add_func("/create-options/defaults-of-a-caller", test_defaults_of_a_caller);
     g_test_add_func("/create-options/raw", test_raw);
+    g_test_add_func("/create-options/amend", test_amend);
+    g_test_add_func("/create-options/print", test_print);
     return g_test_run();
 }

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Where a new image goes: a file that gets its name when it is whole, or a block device or NBD export, which
+ * is written in place.
+ */
+#ifndef QCOW2_MOVE_TARGET_H
+#define QCOW2_MOVE_TARGET_H
+
+#include "chain/place.h"
+#include "io/io.h"
+
+typedef struct Qcow2Target Qcow2Target;
+
+/**
+ * qcow2_target_new: a regular file that is there already is replaced in the end, as qcow2_output_new() says;
+ * a device is locked as QEMU locks it.
+ *
+ * Errors: as qcow2_output_new(), qcow2_io_file_open() and qcow2_io_nbd_open().
+ */
+Qcow2Target *qcow2_target_new(const Qcow2Place *place, Qcow2Cache cache, GError **error);
+
+/** qcow2_target_io: where to write; owned by the target. A file is empty, anything else is as it was. */
+Qcow2Io *qcow2_target_io(Qcow2Target *target);
+
+/** qcow2_target_publish: flushes; a file gets its name. */
+bool qcow2_target_publish(Qcow2Target *target, GError **error);
+
+/** qcow2_target_free: a file that was not published is removed. */
+void qcow2_target_free(Qcow2Target *target);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Target, qcow2_target_free)
+
+#endif

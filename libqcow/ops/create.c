@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A new image.
+ *
+ *   step                                     a crash afterwards leaves
+ *   1  write it under a temporary name       what was there before, and the temporary files
+ *   2  flush; the data file gets its name    the same, with an empty data file
+ *   3  flush; the image gets its name        the new image
+ */
+#include <string.h>
+#include <sys/stat.h>
+
+#include "chain/chain.h"
+#include "image/create-image.h"
+#include "io/backends.h"
+#include "move/target.h"
+#include "util/error.h"
+
+/* What QEMU asks XFS for, so that images are not in shreds. */
+#define DEFAULT_EXTENT_SIZE_HINT (UINT64_C(1) << 20)
+
+typedef struct Creation {
+    const Qcow2CreateRequest *request;
+    const char *name;
+    bool raw;
+    Qcow2CreateOptions options;
+    Qcow2Place *place, *data_place;
+    Qcow2Chain *backing;              /* NULL: none, or it shall not be looked at */
+    Qcow2Progress *progress;
+} Creation;
+
+static void clear_creation(Creation *creation)
+{
+    qcow2_create_options_clear(&creation->options);
+    g_clear_pointer(&creation->place, qcow2_place_free);
+    g_clear_pointer(&creation->data_place, qcow2_place_free);
+    g_clear_pointer(&creation->backing, qcow2_chain_free);
+}
+
+/* ---- What is asked for ------------------------------------------------------------------------- */
+
+static bool read_size(Creation *creation, GError **error)
+{
+    const Qcow2CreateRequest *request = creation->request;
+    Qcow2CreateOptions *options = &creation->options;
+
+    if (request->has_size && options->has_size) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "The image size must be specified only once");
+    }
+    if (request->has_size) {
+        options->size = request->size;
+        options->has_size = true;
+    }
+    return true;
+}
+
+/* -b and -F win over -o backing_file and backing_fmt. */
+static bool read_backing(Creation *creation, GError **error)
+{
+    const Qcow2CreateRequest *request = creation->request;
+    Qcow2CreateOptions *options = &creation->options;
+
+    if (creation->raw && (request->backing_name || request->backing_format)) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Backing file not supported for file format 'raw'");
+    }
+    if (request->backing_name) {
+        g_free(options->backing_file);
+        options->backing_file = g_strdup(request->backing_name);
+    }
+    if (request->backing_format) {
+        g_free(options->backing_format);
+        options->backing_format = g_strdup(request->backing_format);
+    }
+    if (options->backing_file && !*options->backing_file) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Expected backing file name, got empty string");
+    }
+    if (g_strcmp0(creation->name, options->backing_file) == 0) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "Trying to create an image with the same filename as the backing file");
+    }
+    return true;
+}
+
+static bool read_request(Creation *creation, GError **error)
+{
+    const Qcow2CreateRequest *request = creation->request;
+    const char *format = request->format ? request->format : "qcow2";
+
+    creation->raw = strcmp(format, "raw") == 0;
+    if (!creation->raw && strcmp(format, "qcow2") != 0) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "Unknown file format '%s': qcow2 and raw images can be made", format);
+    }
+    Qcow2OptionSet set = creation->raw ? QCOW2_OPTIONS_CREATE_RAW : QCOW2_OPTIONS_CREATE;
+    return qcow2_create_options_read(request->options, set, &creation->options, error)
+        && read_size(creation, error)
+        && read_backing(creation, error)
+        && (creation->raw || qcow2_create_options_check(&creation->options, error));
+}
+
+/* ---- Names ------------------------------------------------------------------------------------- */
+
+static bool find_places(Creation *creation, GError **error)
+{
+    const char *data_file = creation->options.data_file;
+
+    if (g_str_has_prefix(creation->name, "json:")) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "a new image is named by a path or an NBD URI, not by json:");
+    }
+    creation->place = qcow2_place_parse(creation->name, NULL, false, error);
+    if (!creation->place || !data_file) {
+        return creation->place != NULL;
+    }
+    if (!*data_file) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "the name of the data file is empty");
+    }
+    /* Always a path, and where QEMU would make it: relative to the working directory. */
+    creation->data_place = g_new0(Qcow2Place, 1);
+    creation->data_place->target = g_strdup(data_file);
+    creation->data_place->shown = g_strdup(data_file);
+    creation->data_place->raw_size = UINT64_MAX;
+    return true;
+}
+
+static bool is_file(const Qcow2IoIdentity *identity, const struct stat *status)
+{
+    return identity->known && identity->device == status->st_dev && identity->inode == status->st_ino;
+}
+
+/* What the new image reads, under whatever name, must not be what it replaces. */
+static bool refuse_layers(const Creation *creation, const Qcow2Place *place, GError **error)
+{
+    struct stat status;
+
+    if (!place || place->kind != QCOW2_PLACE_FILE || stat(place->target, &status) < 0) {
+        return true;    /* a new file is none of them */
+    }
+    for (unsigned i = 0; creation->backing && i < qcow2_chain_n_layers(creation->backing); i++) {
+        const Qcow2Layer *layer = qcow2_chain_layer(creation->backing, i);
+        if (is_file(&layer->identity, &status)
+            || (layer->has_data_identity && is_file(&layer->data_identity, &status))) {
+            return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                              "'%s' is in the backing chain of the new image and cannot be replaced by it",
+                              place->shown);
+        }
+    }
+    return true;
+}
+
+static bool refuse_same_names(const Creation *creation, GError **error)
+{
+    struct stat image, data;
+    const Qcow2Place *data_place = creation->data_place;
+
+    if (data_place && creation->place->kind == QCOW2_PLACE_FILE) {
+        bool same_name = strcmp(creation->place->target, data_place->target) == 0;
+        bool same_file = stat(creation->place->target, &image) == 0 && stat(data_place->target, &data) == 0
+                      && image.st_dev == data.st_dev && image.st_ino == data.st_ino;
+        if (same_name || same_file) {
+            return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                              "the data file must be another file than the image");
+        }
+    }
+    return refuse_layers(creation, creation->place, error) && refuse_layers(creation, data_place, error);
+}
+
+/* ---- The backing file -------------------------------------------------------------------------- */
+
+static bool fail_without_format(const Creation *creation, GError **error)
+{
+    const char *detected = !creation->backing ? NULL
+                         : qcow2_chain_image(creation->backing, 0)->kind == QCOW2_IMAGE_RAW ? "raw" : "qcow2";
+
+    return qcow2_fail(error, QCOW2_ERROR_INVALID, "Backing file specified without backing format (-F)%s%s",
+                      detected ? ": detected format of " : "", detected ? detected : "");
+}
+
+/* A VM may run on it; that it is there, and what lies below it, should be known now. */
+static bool open_backing(Creation *creation, GError **error)
+{
+    const Qcow2CreateRequest *request = creation->request;
+    Qcow2OpenOptions options = {
+        .format = creation->options.backing_format,
+        .force_share = true,
+        .untrusted = request->untrusted,
+        .warn = request->warn,
+        .warn_data = request->warn_data,
+    };
+    g_autofree char *folder = qcow2_place_folder(creation->place);
+
+    creation->backing = qcow2_chain_open_in(folder, creation->options.backing_file, &options, error);
+    if (!creation->backing || (!request->untrusted && !qcow2_chain_open_all(creation->backing, error))) {
+        g_prefix_error(error, "Could not open backing image: ");
+        return false;
+    }
+    for (unsigned i = 0; !request->untrusted && i < qcow2_chain_n_layers(creation->backing); i++) {
+        (void)qcow2_chain_open_data(creation->backing, i, NULL);    /* only so that it is not replaced */
+    }
+    return true;
+}
+
+static bool find_backing(Creation *creation, GError **error)
+{
+    Qcow2CreateOptions *options = &creation->options;
+
+    if (options->backing_file && !creation->request->backing_unchecked) {
+        if (!open_backing(creation, error)) {
+            return false;
+        }
+        if (!options->has_size) {
+            options->size = qcow2_chain_image(creation->backing, 0)->size;
+            options->has_size = true;
+        }
+    }
+    return !options->backing_file || options->backing_format || fail_without_format(creation, error);
+}
+
+/* ---- Writing ----------------------------------------------------------------------------------- */
+
+static bool check_size(const Creation *creation, GError **error)
+{
+    if (!creation->options.has_size) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Image creation needs a size parameter");
+    }
+    return creation->options.size <= INT64_MAX - QCOW2_SECTOR_SIZE
+        || qcow2_fail(error, QCOW2_ERROR_INVALID, "The image size is too large");
+}
+
+/* Disks have whole sectors; what is announced is what was asked for, as in QEMU. */
+static void announce(Creation *creation)
+{
+    const Qcow2CreateRequest *request = creation->request;
+    Qcow2OptionSet set = creation->raw ? QCOW2_OPTIONS_CREATE_RAW : QCOW2_OPTIONS_CREATE;
+    g_autofree char *options = qcow2_create_options_print(&creation->options, set);
+    g_autofree char *line = g_strdup_printf("fmt=%s %s", creation->raw ? "raw" : "qcow2", options);
+
+    if (request->announce) {
+        request->announce(line, request->announce_data);
+    }
+    creation->options.size = qcow2_align_up(creation->options.size, QCOW2_SECTOR_SIZE);
+}
+
+static bool set_hints(const Creation *creation, Qcow2Io *io, GError **error)
+{
+    const Qcow2CreateOptions *options = &creation->options;
+    uint64_t hint = options->has_extent_size_hint ? options->extent_size_hint : DEFAULT_EXTENT_SIZE_HINT;
+    g_autoptr(GError) refusal = NULL;
+
+    if (hint > UINT32_MAX) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Extent size hint is too large");
+    }
+    if (options->nocow) {
+        qcow2_io_file_set_nocow(io);
+    }
+    if (!qcow2_io_file_set_extent_size_hint(io, hint, &refusal) && options->has_extent_size_hint
+        && hint > 0 && creation->request->warn) {
+        g_autofree char *message = g_strdup_printf("Failed to set extent size hint: %s", refusal->message);
+        creation->request->warn(message, creation->request->warn_data);
+    }
+    return true;
+}
+
+static Qcow2Target *make_target(const Creation *creation, const Qcow2Place *place, GError **error)
+{
+    g_autoptr(Qcow2Target) target = qcow2_target_new(place, QCOW2_CACHE_WRITEBACK, error);
+
+    return target && set_hints(creation, qcow2_target_io(target), error) ? g_steal_pointer(&target) : NULL;
+}
+
+static bool write_image(Creation *creation, Qcow2Io *io, Qcow2Io *data, GError **error)
+{
+    return creation->raw ? qcow2_create_raw_image(io, &creation->options, creation->progress, error)
+                         : qcow2_create_image(io, data, &creation->options, creation->progress, error);
+}
+
+static bool make_image(Creation *creation, GError **error)
+{
+    const Qcow2Place *data_place = creation->data_place;
+    g_autoptr(Qcow2Target) data = data_place ? make_target(creation, data_place, error) : NULL;
+    bool go_on = !data_place || data;
+    g_autoptr(Qcow2Target) target = go_on ? make_target(creation, creation->place, error) : NULL;
+
+    return target
+        && write_image(creation, qcow2_target_io(target), data ? qcow2_target_io(data) : NULL, error)
+        && (!data || qcow2_target_publish(data, error))
+        && qcow2_target_publish(target, error);
+}
+
+bool qcow2_create(const char *name, const Qcow2CreateRequest *request, Qcow2Progress *progress,
+                  GError **error)
+{
+    Creation creation = { .request = request, .name = name, .progress = progress };
+
+    qcow2_create_options_init(&creation.options);
+    bool ok = read_request(&creation, error) && find_places(&creation, error)
+           && find_backing(&creation, error) && check_size(&creation, error)
+           && refuse_same_names(&creation, error);
+    if (ok) {
+        announce(&creation);
+        ok = make_image(&creation, error);
+    }
+    clear_creation(&creation);
+    return ok;
+}
