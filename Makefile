@@ -19,12 +19,12 @@ all:
 
 demo:
 	scripts/install-packages build demo
-	scripts/build build
+	scripts/build build -Dtests=false
 	scripts/demo build
 
 check:
 	scripts/install-packages build test qemu10
-	scripts/build build -Dwerror=true
+	scripts/build build -Dtests=true -Dwerror=true
 	scripts/run-tests build
 
 asan:
