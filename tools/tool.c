@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,16 @@ static void allow_many_files(void)
         limit.rlim_cur = limit.rlim_max;
         (void)setrlimit(RLIMIT_NOFILE, &limit);
     }
+}
+
+/*
+ * Tables, clusters and streams of some hundred KiB come and go, and malloc() gives their pages back to the
+ * system each time: getting them again took a tenth of the time of compressing.
+ */
+static void keep_freed_memory(void)
+{
+    mallopt(M_TRIM_THRESHOLD, 16 << 20);
+    mallopt(M_MMAP_THRESHOLD, 4 << 20);
 }
 
 /* ---- Command line ------------------------------------------------------------------------------ */
@@ -181,6 +192,7 @@ void tool_start(Tool *tool, const ToolCommand *command, int argc, char **argv)
     tool->command = command;
     fill_standard_descriptors();
     allow_many_files();
+    keep_freed_memory();
     tool_progress_catch_early();
 
     g_autoptr(GArray) entries = collect_entries(tool);
