@@ -40,10 +40,10 @@ dirty_bytes_by_qemu() {
 
 @test "bitmap --list: bitmaps with many clusters of bits, all set, none set" {
     require nbdinfo
-    make_image a.qcow2 256M -o cluster_size=512
+    make_image a.qcow2 8M -o cluster_size=512
     qemu-img bitmap --add -g 512 a.qcow2 b
     qemu-img bitmap --add -g 512 a.qcow2 none
-    qemu_io a.qcow2 'discard -q 0 200M' 'write -q -z -u 220M 1M'
+    qemu_io a.qcow2 'discard -q 0 6M' 'write -q -z -u 7M 100k'
     qemu-img bitmap --clear a.qcow2 none
     run -0 qcow-bitmap --list --output=json a.qcow2
     assert_json "any(.name == \"b\" and .[\"dirty-bytes\"] == $(dirty_bytes_by_qemu a.qcow2 b))"
