@@ -78,26 +78,19 @@ static void comparison_clear(Comparison *self)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Comparison, comparison_clear)
 
-static int fail(const Tool *tool, const char *image, const GError *error)
+/* Without its key an encrypted image is not open for qemu-img. */
+static int exit_code_of(Qcow2CompareStage stage, const GError *error)
+{
+    if (stage == QCOW2_COMPARE_OPENING || g_error_matches(error, QCOW2_ERROR, QCOW2_ERROR_ENCRYPTED)) {
+        return EXIT_NOT_OPENED;
+    }
+    return stage == QCOW2_COMPARE_METADATA ? EXIT_NO_METADATA : EXIT_NOT_READ;
+}
+
+static int fail(const Tool *tool, const char *image, Qcow2CompareStage stage, const GError *error)
 {
     tool_fail(tool, image, error);
-    if (error->domain != QCOW2_ERROR) {
-        return EXIT_NOT_READ;
-    }
-    switch ((Qcow2Error)error->code) {
-    case QCOW2_ERROR_CORRUPT:
-        return EXIT_NO_METADATA;
-    case QCOW2_ERROR_UNSUPPORTED:
-    case QCOW2_ERROR_NOT_FOUND:
-    case QCOW2_ERROR_AMBIGUOUS:
-    case QCOW2_ERROR_IN_USE:
-    case QCOW2_ERROR_ENCRYPTED:
-    case QCOW2_ERROR_UNTRUSTED:
-    case QCOW2_ERROR_INVALID:
-        return EXIT_NOT_OPENED;
-    default:
-        return EXIT_NOT_READ;
-    }
+    return exit_code_of(stage, error);
 }
 
 /* Opened once, two states of one image share tables, which then need no comparison. */
@@ -201,7 +194,7 @@ static int run(Comparison *self)
     if (!compare(self, &result, progress, &error)) {
         int interrupted = tool_progress_interrupted(progress, tool, error,
                                                     "nothing was decided; compare again");
-        return interrupted ? interrupted : fail(tool, NULL, error);
+        return interrupted ? interrupted : fail(tool, NULL, result.stage, error);
     }
     tool_progress_end(progress);
     if (print_ranges) {
@@ -230,7 +223,7 @@ int main(int argc, char **argv)
     tool_start(&tool, &command, argc, argv);
     for (unsigned side = 0; side < 2; side++) {
         if (!open_side(&comparison, side, &error)) {
-            return fail(&tool, tool.arguments[side], error);
+            return fail(&tool, tool.arguments[side], QCOW2_COMPARE_OPENING, error);
         }
     }
     return run(&comparison);
