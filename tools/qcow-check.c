@@ -25,10 +25,10 @@ static const ToolCommand command = {
     .notes = (const char *const[]) {
         "The output is that of qemu-img check, in both forms. A leaked cluster wastes space and harms "
         "nothing; everything else that is found is corruption.",
-        "Findings of its own are structures that overlap although the reference counts agree, reserved bits "
-        "that QEMU does not look at, bitmap tables and L1 tables of snapshots. JSON has their number under "
-        "\"qcow\", \"additional-corruptions\"; it is contained in \"corruptions\". What several tables share and "
-        "is wrong is counted for each of them, and said once.",
+        "Findings of its own are structures that overlap although the reference counts agree, reserved "
+        "bits that QEMU does not look at, bitmap tables and L1 tables of snapshots. JSON has their number "
+        "under \"qcow\", \"additional-corruptions\"; it is contained in \"corruptions\". What several "
+        "tables share and is wrong is counted for each of them, and said once.",
         "With -U, beside a running VM, the metadata changes while it is read: nothing counts as corruption "
         "that two passes do not show alike.",
         NULL,

@@ -15,13 +15,14 @@ static const ToolCommand command = {
     .max_arguments = 2,
     .arguments_error = "Expecting IMAGE FOLDER",
     .description =
-        "Writes every internal snapshot, in the order of the snapshot table, and the active layer as a backing chain "
-        "of files: 0001-NAME.qcow2 and so on up to active.qcow2. The image itself is not changed.",
+        "Writes every internal snapshot, in the order of the snapshot table, and the active layer as a "
+        "backing chain of files: 0001-NAME.qcow2 and so on up to active.qcow2. The image itself is not "
+        "changed.",
     .notes = (const char *const[]) {
-        "Each file holds what changed since the one before it, and has the size of its state. The first is backed by the "
-        "image's own backing file. A VM state stands beside its file as NAME.vmstate.",
-        "Characters that have a meaning in file or image names are written as %XX. FOLDER is made when it is missing. "
-        "When anything fails none of the files is left.",
+        "Each file holds what changed since the one before it, and has the size of its state. The first is "
+        "backed by the image's own backing file. A VM state stands beside its file as NAME.vmstate.",
+        "Characters that have a meaning in file or image names are written as %XX. FOLDER is made when it "
+        "is missing. When anything fails none of the files is left.",
         NULL,
     },
     .entries = entries,
@@ -77,11 +78,13 @@ int main(int argc, char **argv)
         return tool_fail(&tool, image, error);
     }
     g_autoptr(ToolProgress) progress = tool_progress_start(&tool, tool.json);
-    bool ok = qcow2_externalize(chain, tool.arguments[1], take_file, &report, tool_progress_get(progress), &error);
+    bool ok =
+        qcow2_externalize(chain, tool.arguments[1], take_file, &report, tool_progress_get(progress), &error);
     tool_progress_end(progress);
     g_autoptr(GVariant) files = g_variant_ref_sink(g_variant_builder_end(&report.files));
     if (!ok) {
-        int status = tool_progress_interrupted(progress, &tool, error, "no file was left; run the command again");
+        int status =
+            tool_progress_interrupted(progress, &tool, error, "no file was left; run the command again");
         return status ? status : tool_fail(&tool, image, error);
     }
     return !tool.json || tool_print_json(&tool, files) ? tool_finish(&tool, 0) : 1;

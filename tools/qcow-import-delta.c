@@ -10,10 +10,10 @@ static char *snapshot_name;
 static gboolean force;
 
 static const GOptionEntry entries[] = {
-    { "name", 0, 0, G_OPTION_ARG_FILENAME, &snapshot_name, "Make the imported state an internal snapshot of this name",
-      "NAME" },
-    { "force", 0, 0, G_OPTION_ARG_NONE, &force, "Apply the delta although the active layer is not what it starts from",
-      NULL },
+    { "name", 0, 0, G_OPTION_ARG_FILENAME, &snapshot_name,
+      "Make the imported state an internal snapshot of this name", "NAME" },
+    { "force", 0, 0, G_OPTION_ARG_NONE, &force,
+      "Apply the delta although the active layer is not what it starts from", NULL },
     { NULL },
 };
 
@@ -26,20 +26,21 @@ static const ToolCommand command = {
     .arguments_error = "Expecting DELTA IMAGE",
     .description =
         "Applies a delta, written by qcow-export-delta, on top of an image's active layer, and with --name "
-        "makes the result an internal snapshot: a whole backup history in one file. DELTA '-' reads a stream from "
-        "standard input.",
+        "makes the result an internal snapshot: a whole backup history in one file. DELTA '-' reads a "
+        "stream from standard input.",
     .notes = (const char *const[]) {
-        "The active layer must be the state that the delta starts from: the snapshot of the same date, clock and size, "
-        "not changed since; or nothing at all for a delta from @empty. --force goes on without that.",
-        "The image gets the delta's virtual size. The snapshot gets the date and clock that it had where it was "
-        "exported, so that the next delta finds its place.",
-        "All or nothing, also across a crash: until the end the image is as it was. A stream that was cut or damaged "
-        "changes nothing.",
+        "The active layer must be the state that the delta starts from: the snapshot of the same date, "
+        "clock and size, not changed since; or nothing at all for a delta from @empty. --force goes on "
+        "without that.",
+        "The image gets the delta's virtual size. The snapshot gets the date and clock that it had where "
+        "it was exported, so that the next delta finds its place.",
+        "All or nothing, also across a crash: until the end the image is as it was. A stream that was cut "
+        "or damaged changes nothing.",
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_OUTPUT | TOOL_TARGET_CACHE | TOOL_PROGRESS | TOOL_RATE
-            | TOOL_THREADS | TOOL_NO_REFLINK,
+    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_OUTPUT | TOOL_TARGET_CACHE | TOOL_PROGRESS
+              | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK,
     .exit_codes = (const ToolText[]) {
         { "0", "The delta was applied." },
         { "1", "Failed; the image is as it was." },
@@ -49,7 +50,8 @@ static const ToolCommand command = {
     },
     .examples = (const ToolText[]) {
         { "qcow-import-delta --name tuesday tuesday-delta.qcow2 history.qcow2", "add a day to a history" },
-        { "qcow-export-delta disk.qcow2 monday tuesday - | ssh backup qcow-import-delta --name tuesday - history.qcow2",
+        { "qcow-export-delta disk.qcow2 monday tuesday - | "
+          "ssh backup qcow-import-delta --name tuesday - history.qcow2",
           "the same on another machine" },
         { NULL },
     },
@@ -66,7 +68,8 @@ static bool print_result(const Tool *tool, const Qcow2ImportResult *result, doub
     if (!tool->json) {
         g_autofree char *bytes = qcow2_format_size(result->bytes);
         printf("Delta imported: %s, %" PRIu64 " clusters (%" PRIu64 " data, %" PRIu64 " zero, %" PRIu64
-               " compressed), in %.2f seconds\n", bytes, result->clusters, result->data_clusters, result->zero_clusters,
+               " compressed), in %.2f seconds\n",
+               bytes, result->clusters, result->data_clusters, result->zero_clusters,
                result->compressed_clusters, seconds);
         return true;
     }
@@ -90,7 +93,9 @@ int main(int argc, char **argv)
 
     tool_start(&tool, &command, argc, argv);
     const char *delta = tool.arguments[0], *image = tool.arguments[1];
-    const Qcow2ImportOptions options = { .name = snapshot_name, .force = force, .no_reflink = tool.no_reflink };
+    const Qcow2ImportOptions options = { .name = snapshot_name,
+                                         .force = force,
+                                         .no_reflink = tool.no_reflink };
     g_autoptr(Qcow2Chain) chain = tool_open_writable(&tool, image, tool.format, &error);
     if (!chain) {
         return tool_fail(&tool, image, error);
@@ -99,7 +104,8 @@ int main(int argc, char **argv)
     bool ok = qcow2_import_delta(chain, delta, &options, &result, tool_progress_get(progress), &error);
     tool_progress_end(progress);
     if (!ok) {
-        int status = tool_progress_interrupted(progress, &tool, error, "the image is as it was; run the command again");
+        int status = tool_progress_interrupted(progress, &tool, error,
+                                               "the image is as it was; run the command again");
         return status ? status : tool_fail(&tool, image, error);
     }
     return print_result(&tool, &result, tool_progress_seconds(progress)) ? tool_finish(&tool, 0) : 1;

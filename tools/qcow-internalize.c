@@ -18,11 +18,12 @@ static const ToolCommand command = {
     .max_arguments = 2,
     .arguments_error = "Expecting TOP OUTPUT",
     .description =
-        "Writes a backing chain as one image: an internal snapshot for each lower file, with the file's name and date, "
-        "and TOP as the active layer. The chain itself is not changed.",
+        "Writes a backing chain as one image: an internal snapshot for each lower file, with the file's "
+        "name and date, and TOP as the active layer. The chain itself is not changed.",
     .notes = (const char *const[]) {
-        "A snapshot is named after its file, without folder and suffix; a name that is there already gets -2, -3 and so "
-        "on. Each state keeps its size. OUTPUT has the layout of TOP and appears when it is complete.",
+        "A snapshot is named after its file, without folder and suffix; a name that is there already gets "
+        "-2, -3 and so on. Each state keeps its size. OUTPUT has the layout of TOP and appears when it is "
+        "complete.",
         "Internal snapshots of the chain's own files are not taken over.",
         NULL,
     },
@@ -57,7 +58,8 @@ int main(int argc, char **argv)
     bool ok = qcow2_internalize(chain, tool.arguments[1], overwrite, tool_progress_get(progress), &error);
     tool_progress_end(progress);
     if (!ok) {
-        int status = tool_progress_interrupted(progress, &tool, error, "no OUTPUT was left; run the command again");
+        int status =
+            tool_progress_interrupted(progress, &tool, error, "no OUTPUT was left; run the command again");
         return status ? status : tool_fail(&tool, top, error);
     }
     return tool_finish(&tool, 0);

@@ -9,9 +9,11 @@ static char *create_name, *apply_state, *delete_state, *rename_state, *new_name;
 static const GOptionEntry entries[] = {
     { "list", 'l', 0, G_OPTION_ARG_NONE, &list, "List the snapshots; this is also the default", NULL },
     { "create", 'c', 0, G_OPTION_ARG_FILENAME, &create_name, "Take a snapshot of that name", "NAME" },
-    { "apply", 'a', 0, G_OPTION_ARG_FILENAME, &apply_state, "Make the active layer what the snapshot is", "STATE" },
+    { "apply", 'a', 0, G_OPTION_ARG_FILENAME, &apply_state, "Make the active layer what the snapshot is",
+      "STATE" },
     { "delete", 'd', 0, G_OPTION_ARG_FILENAME, &delete_state, "Delete the snapshot", "STATE" },
-    { "rename", 'r', 0, G_OPTION_ARG_FILENAME, &rename_state, "Give the snapshot another name; needs -n", "STATE" },
+    { "rename", 'r', 0, G_OPTION_ARG_FILENAME, &rename_state, "Give the snapshot another name; needs -n",
+      "STATE" },
     { "new-name", 'n', 0, G_OPTION_ARG_FILENAME, &new_name, "The other name", "NAME" },
     { NULL },
 };
@@ -32,10 +34,10 @@ static const ToolCommand command = {
         "Lists the internal snapshots of an image: id, name, size of the saved VM state, date, and the "
         "clock of the VM; prints nothing when there are none. Or takes, applies, deletes or renames one.",
     .notes = (const char *const[]) {
-        "A change is all or nothing: whenever the process or the machine stops, the image is as it was or as it "
-        "should be, and qemu-img check finds nothing wrong with it.",
-        "STATE is a snapshot's name or id; a word that fits two snapshots is an error, and name:NAME or id:ID "
-        "decide. A name that is there already is refused.",
+        "A change is all or nothing: whenever the process or the machine stops, the image is as it was or "
+        "as it should be, and qemu-img check finds nothing wrong with it.",
+        "STATE is a snapshot's name or id; a word that fits two snapshots is an error, and name:NAME or "
+        "id:ID decide. A name that is there already is refused.",
         NULL,
     },
     .entries = entries,
@@ -96,7 +98,8 @@ int main(int argc, char **argv)
     if (!rename_state != !new_name) {
         tool_usage(&tool, "-r names the snapshot and -n its new name: both are needed");
     }
-    bool ok = n_changes > 0 ? change(&tool, tool.arguments[0], &error) : print_list(&tool, tool.arguments[0], &error);
+    bool ok = n_changes > 0 ? change(&tool, tool.arguments[0], &error)
+                            : print_list(&tool, tool.arguments[0], &error);
     if (error) {
         return tool_fail(&tool, tool.arguments[0], error);
     }

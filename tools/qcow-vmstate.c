@@ -7,8 +7,10 @@ static char *export_state, *import_state, *drop_state;
 static gboolean overwrite;
 
 static const GOptionEntry entries[] = {
-    { "export", 'x', 0, G_OPTION_ARG_FILENAME, &export_state, "Write the VM state of this snapshot to FILE", "STATE" },
-    { "import", 'i', 0, G_OPTION_ARG_FILENAME, &import_state, "Make FILE the VM state of this snapshot", "STATE" },
+    { "export", 'x', 0, G_OPTION_ARG_FILENAME, &export_state, "Write the VM state of this snapshot to FILE",
+      "STATE" },
+    { "import", 'i', 0, G_OPTION_ARG_FILENAME, &import_state, "Make FILE the VM state of this snapshot",
+      "STATE" },
     { "drop", 'd', 0, G_OPTION_ARG_FILENAME, &drop_state, "Remove the VM state of this snapshot", "STATE" },
     { "overwrite", 0, 0, G_OPTION_ARG_NONE, &overwrite, "With -x: replace FILE if it exists", NULL },
     { NULL },
@@ -27,8 +29,8 @@ static const ToolCommand command = {
     .max_arguments = 2,
     .arguments_error = "Expecting FILE IMAGE, or IMAGE alone with -d",
     .description =
-        "Takes the saved state of a VM (its memory and devices, as savevm leaves it) out of an internal snapshot into a "
-        "file, puts it back, or drops it to save its space.",
+        "Takes the saved state of a VM (its memory and devices, as savevm leaves it) out of an internal "
+        "snapshot into a file, puts it back, or drops it to save its space.",
     .notes = (const char *const[]) {
         "The disk of the snapshot is not touched. Changes are all or nothing, also across a crash.",
         NULL,
@@ -59,7 +61,8 @@ static void check_usage(const Tool *tool)
     }
 }
 
-static bool run(const Tool *tool, const char *file, const char *image, Qcow2Progress *progress, GError **error)
+static bool run(const Tool *tool, const char *file, const char *image, Qcow2Progress *progress,
+                GError **error)
 {
     g_autoptr(Qcow2Chain) chain = export_state ? tool_open(tool, image, tool->format, error)
                                                : tool_open_writable(tool, image, tool->format, error);
@@ -84,7 +87,8 @@ int main(int argc, char **argv)
     bool ok = run(&tool, file, image, tool_progress_get(progress), &error);
     tool_progress_end(progress);
     if (!ok) {
-        int status = tool_progress_interrupted(progress, &tool, error, "nothing was changed; run the command again");
+        int status =
+            tool_progress_interrupted(progress, &tool, error, "nothing was changed; run the command again");
         return status ? status : tool_fail(&tool, image, error);
     }
     return tool_finish(&tool, 0);

@@ -9,7 +9,8 @@ static void warn(const char *message, void *data)
     tool_warn(data, message);
 }
 
-static Qcow2Chain *open_chain(const Tool *tool, const char *image, const char *format, bool writable, GError **error)
+static Qcow2Chain *open_chain(const Tool *tool, const char *image, const char *format, bool writable,
+                              GError **error)
 {
     const Qcow2OpenOptions options = {
         .format = format,
@@ -34,7 +35,8 @@ Qcow2Chain *tool_open(const Tool *tool, const char *image, const char *format, G
 Qcow2Chain *tool_open_writable(const Tool *tool, const char *image, const char *format, GError **error)
 {
     if (tool->force_share) {
-        g_set_error(error, QCOW2_ERROR, QCOW2_ERROR_INVALID, "force-share=on can only be used with read-only images");
+        g_set_error(error, QCOW2_ERROR, QCOW2_ERROR_INVALID,
+                    "force-share=on can only be used with read-only images");
         return NULL;
     }
     return open_chain(tool, image, format, true, error);

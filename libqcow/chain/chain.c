@@ -35,8 +35,8 @@ static bool set_format(Qcow2Place *place, const char *format, GError **error)
         return true;
     }
     if (place->format && strcmp(place->format, format) != 0) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s': the name says %s, the format option %s", place->shown,
-                          place->format, format);
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s': the name says %s, the format option %s",
+                          place->shown, place->format, format);
     }
     g_free(place->format);
     place->format = g_strdup(format);
@@ -140,8 +140,10 @@ Qcow2Place *qcow2_backing_place(const Qcow2Layer *layer, GError **error)
         return NULL;
     }
     if (!folder && place->kind == QCOW2_PLACE_FILE && !g_path_is_absolute(place->target)) {
-        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "its backing file '%s' has a relative name, which has no meaning for"
-                   " an image read over NBD", header->backing_name);
+        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                   "its backing file '%s' has a relative name, which has no meaning for"
+                   " an image read over NBD",
+                   header->backing_name);
         return NULL;
     }
     if (header->backing_format && !place->format) {
@@ -156,7 +158,8 @@ Qcow2Place *qcow2_backing_place(const Qcow2Layer *layer, GError **error)
 
 static Qcow2Place *place_below(Qcow2Layer *layer, GError **error)
 {
-    return layer->place->backing ? g_steal_pointer(&layer->place->backing) : qcow2_backing_place(layer, error);
+    return layer->place->backing ? g_steal_pointer(&layer->place->backing)
+                                 : qcow2_backing_place(layer, error);
 }
 
 static bool is_same_place(const Qcow2Layer *a, const Qcow2Layer *b)
@@ -175,8 +178,10 @@ static bool refuse_loop(const Qcow2Chain *chain, const Qcow2Layer *next, GError 
     for (unsigned i = 0; i < chain->layers->len; i++) {
         const Qcow2Layer *layer = qcow2_chain_layer(chain, i);
         if (is_same_place(layer, next)) {
-            return qcow2_fail(error, QCOW2_ERROR_CORRUPT, "'%s': the backing chain is a loop: '%s' is already layer [%u]"
-                              " of it", qcow2_chain_layer_name(chain, chain->layers->len - 1), next->place->shown, i);
+            return qcow2_fail(error, QCOW2_ERROR_CORRUPT,
+                              "'%s': the backing chain is a loop: '%s' is already layer [%u]"
+                              " of it",
+                              qcow2_chain_layer_name(chain, chain->layers->len - 1), next->place->shown, i);
         }
     }
     return true;
@@ -189,11 +194,14 @@ static bool open_next(Qcow2Chain *chain, GError **error)
 
     /* A name on the command line is the user's own; one in the header is the image's. */
     if (chain->options.untrusted && !above->place->backing) {
-        return qcow2_fail(error, QCOW2_ERROR_UNTRUSTED, "'%s': this needs its backing file '%s', which --untrusted does not"
-                          " open", above->place->shown, above->image->header.backing_name);
+        return qcow2_fail(error, QCOW2_ERROR_UNTRUSTED,
+                          "'%s': this needs its backing file '%s', which --untrusted does not"
+                          " open",
+                          above->place->shown, above->image->header.backing_name);
     }
     if (chain->layers->len >= QCOW2_MAX_LAYERS) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the backing chain has more than %u layers", QCOW2_MAX_LAYERS);
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the backing chain has more than %u layers",
+                          QCOW2_MAX_LAYERS);
     }
     Qcow2Place *place = place_below(above, error);
     Qcow2Layer *layer = place ? qcow2_layer_open(place, &chain->options, false, error) : NULL;
@@ -207,8 +215,11 @@ static bool open_next(Qcow2Chain *chain, GError **error)
     }
     if (layer->format_was_probed) {
         const char *format = layer->image->kind == QCOW2_IMAGE_RAW ? "raw" : "qcow2";
-        qcow2_chain_warn(chain, "'%s' does not record the format of its backing file '%s'; it was detected as %s, which a"
-                         " guest can forge in a raw image", above->place->shown, layer->place->shown, format);
+        qcow2_chain_warn(
+            chain,
+            "'%s' does not record the format of its backing file '%s'; it was detected as %s, which a"
+            " guest can forge in a raw image",
+            above->place->shown, layer->place->shown, format);
     }
     g_ptr_array_add(chain->layers, layer);
     chain->complete = !qcow2_chain_has_below(chain, last + 1);

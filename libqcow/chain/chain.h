@@ -58,8 +58,8 @@ Qcow2Chain *qcow2_chain_open_in(const char *folder, const char *name, const Qcow
 Qcow2Chain *qcow2_chain_open_io(Qcow2Io *io, const Qcow2OpenOptions *options, GError **error);
 
 /**
- * qcow2_chain_stack: one layer of @top, without the layers that it names, over all layers of @below, which are
- * opened. Both must live longer; the layers stay theirs.
+ * qcow2_chain_stack: one layer of @top, without the layers that it names, over all layers of @below, which
+ * are opened. Both must live longer; the layers stay theirs.
  */
 Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, unsigned layer, Qcow2Chain *below, GError **error);
 

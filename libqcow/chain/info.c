@@ -119,7 +119,9 @@ static void fill_qcow2(Qcow2Layer *layer, Qcow2ImageInfo *ret)
     ret->data_file_raw = header->autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
     ret->bitmaps_consistent = header->autoclear & QCOW2_AUTOCLEAR_BITMAPS;
     ret->encrypted = header->crypt != QCOW2_CRYPT_NONE;
-    ret->encryption = header->crypt == QCOW2_CRYPT_LUKS ? "luks" : header->crypt == QCOW2_CRYPT_AES ? "aes" : NULL;
+    ret->encryption = header->crypt == QCOW2_CRYPT_LUKS  ? "luks"
+                      : header->crypt == QCOW2_CRYPT_AES ? "aes"
+                                                         : NULL;
     ret->luks = layer->luks;
     ret->compression_type = header->compression == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib";
     ret->backing_filename = header->backing_name;

@@ -46,7 +46,8 @@ static const char *probe_format(const uint8_t *start)
     return "raw";
 }
 
-static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options, bool writable, GError **error)
+static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options, bool writable,
+                        GError **error)
 {
     if (place->kind == QCOW2_PLACE_NBD) {
         return qcow2_io_nbd_open(place->target, writable, options->cache, options->n_threads, error);
@@ -56,8 +57,8 @@ static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options
 }
 
 /*
- * What qemu-img holds: while an image is read nobody may write to it or resize it, raw ones included (byte 100,
- * 201 and 203); who writes holds 101 and 103 as well. With -U nothing is asked of others.
+ * What qemu-img holds: while an image is read nobody may write to it or resize it, raw ones included (byte
+ * 100, 201 and 203); who writes holds 101 and 103 as well. With -U nothing is asked of others.
  */
 static bool lock_image(Qcow2Io *io, const Qcow2OpenOptions *options, GError **error)
 {
@@ -85,8 +86,9 @@ static bool decide_format(Qcow2Layer *layer, Qcow2Io *io, const char **ret_forma
         layer->format_was_probed = true;
     }
     if (strcmp(*ret_format, "raw") != 0 && strcmp(*ret_format, "qcow2") != 0) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "format '%s' is not supported; qcow2 and raw are%s", *ret_format,
-                          layer->format_was_probed ? " (-f raw reads the bytes of the file as they are)" : "");
+        return qcow2_fail(
+            error, QCOW2_ERROR_UNSUPPORTED, "format '%s' is not supported; qcow2 and raw are%s", *ret_format,
+            layer->format_was_probed ? " (-f raw reads the bytes of the file as they are)" : "");
     }
     return true;
 }
@@ -102,15 +104,17 @@ static bool open_image(Qcow2Layer *layer, Qcow2Io *io, const Qcow2OpenOptions *o
     if (!lock_image(io, options, error) || !qcow2_io_identify(io, &layer->identity, error)) {
         return false;
     }
-    layer->image = is_qcow2 ? qcow2_image_open(io, error)
-                            : qcow2_image_open_raw(io, layer->place->raw_offset, layer->place->raw_size, error);
+    layer->image = is_qcow2
+                       ? qcow2_image_open(io, error)
+                       : qcow2_image_open_raw(io, layer->place->raw_offset, layer->place->raw_size, error);
     if (layer->image) {
         layer->image->n_threads = options->n_threads;
     }
     return layer->image != NULL;
 }
 
-Qcow2Layer *qcow2_layer_open_io(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenOptions *options, GError **error)
+Qcow2Layer *qcow2_layer_open_io(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenOptions *options,
+                                GError **error)
 {
     Qcow2Layer *layer = g_new0(Qcow2Layer, 1);
 
@@ -123,7 +127,8 @@ Qcow2Layer *qcow2_layer_open_io(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenO
     return layer;
 }
 
-Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options, bool writable, GError **error)
+Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options, bool writable,
+                             GError **error)
 {
     g_autoptr(Qcow2Io) io = open_io(place, options, writable, error);
 
@@ -185,8 +190,10 @@ static Qcow2Place *data_file_place(const Qcow2Layer *layer, GError **error)
     bool in_folder = g_file_test(place->target, G_FILE_TEST_EXISTS);
     bool in_cwd = g_file_test(name, G_FILE_TEST_EXISTS);
     if (in_folder && in_cwd && !same_file(place->target, name)) {
-        qcow2_fail(error, QCOW2_ERROR_AMBIGUOUS, "the data file '%s' exists in the image's folder and, as another file, in"
-                   " the working directory; remove or rename one, or change the working directory", name);
+        qcow2_fail(error, QCOW2_ERROR_AMBIGUOUS,
+                   "the data file '%s' exists in the image's folder and, as another file, in"
+                   " the working directory; remove or rename one, or change the working directory",
+                   name);
         qcow2_place_free(place);
         return NULL;
     }
@@ -203,7 +210,8 @@ Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *
     const Qcow2Place *place = layer->place->data_file;
 
     if (options->untrusted) {
-        qcow2_fail(error, QCOW2_ERROR_UNTRUSTED, "its data is in another file, which --untrusted does not open");
+        qcow2_fail(error, QCOW2_ERROR_UNTRUSTED,
+                   "its data is in another file, which --untrusted does not open");
         return NULL;
     }
     if (!place) {

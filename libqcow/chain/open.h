@@ -12,10 +12,12 @@
  *
  * Opens the file, probes its format unless @place tells it, takes QEMU's locks, reads the header.
  */
-Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options, bool writable, GError **error);
+Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options, bool writable,
+                             GError **error);
 
 /** qcow2_layer_open_io: the same for bytes that are open already. */
-Qcow2Layer *qcow2_layer_open_io(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenOptions *options, GError **error);
+Qcow2Layer *qcow2_layer_open_io(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenOptions *options,
+                                GError **error);
 void qcow2_layer_free(Qcow2Layer *layer);
 
 /** qcow2_layer_find_data: opens the data file that a layer records. */

@@ -34,8 +34,10 @@ static bool flatten(GHashTable *options, const char *key, GVariant *value, GErro
     } else if (g_variant_is_of_type(value, G_VARIANT_TYPE_MAYBE)) {
         g_hash_table_insert(options, g_strdup(key), NULL);
     } else {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "json: name: the value of '%s' has a type that image names"
-                          " do not use", key);
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "json: name: the value of '%s' has a type that image names"
+                          " do not use",
+                          key);
     }
     return true;
 }

@@ -31,8 +31,9 @@ static Qcow2Place *new_place(Qcow2PlaceKind kind, char *target)
 
 static char *path_in_folder(const char *folder, const char *path)
 {
-    return !folder || g_path_is_absolute(path) || strcmp(folder, ".") == 0 ? g_strdup(path)
-                                                                           : g_build_filename(folder, path, NULL);
+    return !folder || g_path_is_absolute(path) || strcmp(folder, ".") == 0
+               ? g_strdup(path)
+               : g_build_filename(folder, path, NULL);
 }
 
 static bool is_nbd_uri(const char *name)
@@ -80,7 +81,8 @@ char *qcow2_nbd_uri_of_legacy(const char *name, GError **error)
     }
     char *port = strrchr(address, ':');
     if (!port || port == address) {
-        qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s' is no NBD address: expected nbd:HOST:PORT or nbd:unix:PATH", name);
+        qcow2_fail(error, QCOW2_ERROR_INVALID,
+                   "'%s' is no NBD address: expected nbd:HOST:PORT or nbd:unix:PATH", name);
         return NULL;
     }
     *port++ = '\0';
@@ -175,10 +177,33 @@ static bool has_below(const Options *options, const char *key)
 static bool is_tuning(const char *key)
 {
     static const char *const names[] = {
-        "driver", "node-name", "read-only", "auto-read-only", "force-share", "discard", "detect-zeroes", "locking", "aio",
-        "aio-max-batch", "cache", "lazy-refcounts", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other",
-        "discard-no-unref", "overlap-check", "cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size",
-        "cache-clean-interval", "drop-cache", "x-check-cache-dropped", "pr-manager", "reconnect-delay", "open-timeout",
+        "driver",
+        "node-name",
+        "read-only",
+        "auto-read-only",
+        "force-share",
+        "discard",
+        "detect-zeroes",
+        "locking",
+        "aio",
+        "aio-max-batch",
+        "cache",
+        "lazy-refcounts",
+        "pass-discard-request",
+        "pass-discard-snapshot",
+        "pass-discard-other",
+        "discard-no-unref",
+        "overlap-check",
+        "cache-size",
+        "l2-cache-size",
+        "l2-cache-entry-size",
+        "refcount-cache-size",
+        "cache-clean-interval",
+        "drop-cache",
+        "x-check-cache-dropped",
+        "pr-manager",
+        "reconnect-delay",
+        "open-timeout",
         "encrypt",
     };
     size_t len = strcspn(key, ".");
@@ -209,7 +234,8 @@ static bool check_known(const Options *options, const char *const *known, GError
             ok = strncmp(key, *k, len) == 0 && (key[len] == '\0' || key[len] == '.');
         }
         if (!ok) {
-            return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "image name: option '%s' is not supported", (char *)name);
+            return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "image name: option '%s' is not supported",
+                              (char *) name);
         }
     }
     return true;
@@ -265,8 +291,10 @@ static Qcow2Place *child_place(const Options *options, const char *key, GError *
     g_autofree char *prefix = g_strconcat(options->prefix, key, ".", NULL);
 
     if (name) {
-        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "image name: '%s%s' refers to the node '%s'; only objects are"
-                   " supported", options->prefix, key, name);
+        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                   "image name: '%s%s' refers to the node '%s'; only objects are"
+                   " supported",
+                   options->prefix, key, name);
         return NULL;
     }
     return qcow2_place_of_options(options->table, prefix, options->folder, error);
@@ -293,8 +321,10 @@ static bool parse_overrides(const Options *options, Qcow2Place *place, GError **
         gpointer value;
         if (g_hash_table_lookup_extended(options->table, backing_key, NULL, &value)) {
             if (value && *(const char *)value) {
-                return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "image name: '%s' refers to the node '%s'; only objects"
-                                  " are supported", backing_key, (char *)value);
+                return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                                  "image name: '%s' refers to the node '%s'; only objects"
+                                  " are supported",
+                                  backing_key, (char *) value);
             }
             place->no_backing = true;
         }
@@ -322,14 +352,17 @@ static Qcow2Place *place_of_format(const Options *options, const char *format, G
     if (g_strcmp0(place->format, "qcow2") == 0) {
         /* A raw node over a qcow2 node passes everything through, unless it shows a part only. */
         if (!raw || get(options, "offset") || get(options, "size")) {
-            qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "image name: '%sfile' is a qcow2 node: only a raw node without"
-                       " offset and size is supported over one", options->prefix);
+            qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                       "image name: '%sfile' is a qcow2 node: only a raw node without"
+                       " offset and size is supported over one",
+                       options->prefix);
             return NULL;
         }
         return g_steal_pointer(&place);
     }
     if (place->raw_offset != 0 || place->raw_size != UINT64_MAX) {
-        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "image name: an image in a part of a raw file is not supported");
+        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                   "image name: an image in a part of a raw file is not supported");
         return NULL;
     }
     g_free(place->format);
@@ -344,16 +377,20 @@ Qcow2Place *qcow2_place_of_options(GHashTable *table, const char *prefix, const 
     const char *driver = get(&options, "driver");
     Qcow2Place *place = NULL;
 
-    if (g_strcmp0(driver, "qcow2") == 0 || g_strcmp0(driver, "raw") == 0 || (!driver && has_below(&options, "file"))) {
+    if (g_strcmp0(driver, "qcow2") == 0 || g_strcmp0(driver, "raw") == 0
+        || (!driver && has_below(&options, "file"))) {
         return place_of_format(&options, driver, error);
     }
-    if (g_strcmp0(driver, "file") == 0 || g_strcmp0(driver, "host_device") == 0 || (!driver && get(&options, "filename"))) {
+    if (g_strcmp0(driver, "file") == 0 || g_strcmp0(driver, "host_device") == 0
+        || (!driver && get(&options, "filename"))) {
         place = place_of_file(&options, error);
     } else if (g_strcmp0(driver, "nbd") == 0) {
         place = place_of_nbd(&options, error);
     } else if (driver) {
-        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "image name: driver '%s' is not supported; qcow2, raw, file and nbd"
-                   " are", driver);
+        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                   "image name: driver '%s' is not supported; qcow2, raw, file and nbd"
+                   " are",
+                   driver);
     } else {
         qcow2_fail(error, QCOW2_ERROR_INVALID, "image name: '%sdriver' is missing", prefix);
     }

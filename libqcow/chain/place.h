@@ -39,7 +39,8 @@ Qcow2Place *qcow2_place_parse(const char *name, const char *folder, bool image_o
  * qcow2_place_of_options:
  * @options: flat keys such as "file.server.path" with string values; those under @prefix are used
  */
-Qcow2Place *qcow2_place_of_options(GHashTable *options, const char *prefix, const char *folder, GError **error);
+Qcow2Place *qcow2_place_of_options(GHashTable *options, const char *prefix, const char *folder,
+                                   GError **error);
 
 /** qcow2_place_folder: the folder that relative names inside the image refer to; NULL over NBD. */
 char *qcow2_place_folder(const Qcow2Place *place);
@@ -50,7 +51,8 @@ GHashTable *qcow2_flatten_json(const char *text, GError **error);
 /** qcow2_flatten_image_opts: "key=value,…", a comma in a value doubled. */
 GHashTable *qcow2_flatten_image_opts(const char *text, GError **error);
 
-/** qcow2_nbd_uri_of_legacy: "nbd:HOST:PORT[:exportname=NAME]" or "nbd:unix:PATH[:exportname=NAME]" as a URI. */
+/** qcow2_nbd_uri_of_legacy: "nbd:HOST:PORT[:exportname=NAME]" or "nbd:unix:PATH[:exportname=NAME]" as a URI.
+ */
 char *qcow2_nbd_uri_of_legacy(const char *name, GError **error);
 
 #endif

@@ -41,7 +41,8 @@ bool qcow2_codec_decompress(Qcow2Codec *codec, const uint8_t *stream, size_t str
                             uint8_t *cluster, size_t cluster_size, size_t *ret_used, GError **error)
 {
     return prepare(codec, error)
-        && codec->backend->decompress(codec->state, stream, stream_len, cluster, cluster_size, ret_used, error);
+           && codec->backend->decompress(codec->state, stream, stream_len, cluster, cluster_size, ret_used,
+                                         error);
 }
 
 bool qcow2_codec_compress(Qcow2Codec *codec, const uint8_t *cluster, size_t cluster_size,

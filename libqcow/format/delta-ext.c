@@ -52,8 +52,9 @@ static bool decode_state(const uint8_t **bytes, size_t *len_bytes, Qcow2DeltaSta
         return qcow2_corrupt(error, "the delta extension names a state of unknown kind %u", p[0]);
     }
     if (id_len + name_len > *len_bytes - STATE_LEN) {
-        return qcow2_corrupt(error, "the delta extension ends inside a state's id or name of %zu and %zu bytes", id_len,
-                             name_len);
+        return qcow2_corrupt(error,
+                             "the delta extension ends inside a state's id or name of %zu and %zu bytes",
+                             id_len, name_len);
     }
     *ret = (Qcow2DeltaState) {
         .kind = (Qcow2DeltaKind)p[0],
@@ -76,13 +77,15 @@ bool qcow2_delta_ext_decode(const uint8_t *bytes, size_t len_bytes, Qcow2DeltaEx
         return qcow2_corrupt(error, "the delta extension has %zu bytes only", len_bytes);
     }
     if (qcow2_load_be32(bytes) != VERSION) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the delta extension has version %" PRIu32 "; %u is known",
-                          qcow2_load_be32(bytes), VERSION);
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "the delta extension has version %" PRIu32 "; %u is known", qcow2_load_be32(bytes),
+                          VERSION);
     }
     ret->flags = qcow2_load_be32(bytes + 4);
     bytes += HEAD_LEN;
     len_bytes -= HEAD_LEN;
-    if (!decode_state(&bytes, &len_bytes, &ret->from, error) || !decode_state(&bytes, &len_bytes, &ret->to, error)) {
+    if (!decode_state(&bytes, &len_bytes, &ret->from, error)
+        || !decode_state(&bytes, &len_bytes, &ret->to, error)) {
         qcow2_delta_ext_clear(ret);
         return false;
     }

@@ -21,6 +21,28 @@ void qcow2_header_clear(Qcow2Header *header)
     *header = (Qcow2Header) { 0 };
 }
 
+static void header_ext_unref(void *data)
+{
+    g_bytes_unref(((Qcow2HeaderExt *) data)->data);
+}
+
+void qcow2_header_copy(const Qcow2Header *header, Qcow2Header *ret)
+{
+    *ret = *header;
+    ret->backing_name = g_strdup(header->backing_name);
+    ret->backing_format = g_strdup(header->backing_format);
+    ret->data_file = g_strdup(header->data_file);
+    ret->unknown_fields = header->unknown_fields ? g_bytes_ref(header->unknown_fields) : NULL;
+    ret->extensions = NULL;
+    if (header->extensions) {
+        ret->extensions = g_array_copy(header->extensions);
+        g_array_set_clear_func(ret->extensions, header_ext_unref);
+        for (guint i = 0; i < ret->extensions->len; i++) {
+            g_bytes_ref(g_array_index(ret->extensions, Qcow2HeaderExt, i).data);
+        }
+    }
+}
+
 /* ---- Fields -------------------------------------------------------------------------------------- */
 
 bool qcow2_header_cluster_size(const uint8_t *bytes, size_t len_bytes, uint64_t *ret_size, GError **error)

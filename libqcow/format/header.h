@@ -91,6 +91,9 @@ bool qcow2_header_decode(const uint8_t *bytes, size_t len_bytes, Qcow2Header *re
 void qcow2_header_clear(Qcow2Header *header);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2Header, qcow2_header_clear)
 
+/** qcow2_header_copy: a header of its own; free it with qcow2_header_clear(). */
+void qcow2_header_copy(const Qcow2Header *header, Qcow2Header *ret);
+
 /** qcow2_header_cluster_size: how many bytes to read for the whole header: the cluster size, checked. */
 bool qcow2_header_cluster_size(const uint8_t *bytes, size_t len_bytes, uint64_t *ret_size, GError **error);
 

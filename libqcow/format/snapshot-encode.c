@@ -20,7 +20,8 @@ GBytes *qcow2_snapshot_entry_encode(const Qcow2Snapshot *info, uint64_t l1_offse
     qcow2_store_be32(entry + ENTRY_DATE_SEC, info->date_sec);
     qcow2_store_be32(entry + ENTRY_DATE_NSEC, info->date_nsec);
     qcow2_store_be64(entry + ENTRY_VM_CLOCK, info->vm_clock_nsec);
-    qcow2_store_be32(entry + ENTRY_VM_STATE_SIZE, info->vm_state_size <= G_MAXUINT32 ? (uint32_t)info->vm_state_size : 0);
+    qcow2_store_be32(entry + ENTRY_VM_STATE_SIZE,
+                     info->vm_state_size <= G_MAXUINT32 ? (uint32_t) info->vm_state_size : 0);
     qcow2_store_be32(entry + ENTRY_EXTRA_LEN, EXTRA_LEN);
     qcow2_store_be64(entry + ENTRY_VM_STATE_SIZE_LARGE, info->vm_state_size);
     qcow2_store_be64(entry + ENTRY_DISK_SIZE, info->disk_size);
@@ -34,7 +35,8 @@ GBytes *qcow2_snapshot_entry_renamed(GBytes *raw, const char *name)
 {
     const uint8_t *old = g_bytes_get_data(raw, NULL);
     size_t name_len = MIN(strlen(name), G_MAXUINT16);
-    size_t before = QCOW2_SNAPSHOT_FIXED + qcow2_load_be32(old + ENTRY_EXTRA_LEN) + qcow2_load_be16(old + ENTRY_ID_LEN);
+    size_t before =
+        QCOW2_SNAPSHOT_FIXED + qcow2_load_be32(old + ENTRY_EXTRA_LEN) + qcow2_load_be16(old + ENTRY_ID_LEN);
     uint8_t *entry = g_malloc(before + name_len);
 
     memcpy(entry, old, before);
@@ -43,16 +45,18 @@ GBytes *qcow2_snapshot_entry_renamed(GBytes *raw, const char *name)
     return g_bytes_new_take(entry, before + name_len);
 }
 
-GBytes *qcow2_snapshot_entry_with_vm_state(GBytes *raw, uint64_t l1_offset, uint32_t l1_entries, uint64_t vm_state_size,
-                                           GError **error)
+GBytes *qcow2_snapshot_entry_with_vm_state(GBytes *raw, uint64_t l1_offset, uint32_t l1_entries,
+                                           uint64_t vm_state_size, GError **error)
 {
     gsize len;
     const uint8_t *old = g_bytes_get_data(raw, &len);
     bool has_large = qcow2_load_be32(old + ENTRY_EXTRA_LEN) >= 8;
 
     if (!has_large && vm_state_size > G_MAXUINT32) {
-        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the snapshot's entry has 32 bits for the size of its VM state, and %" PRIu64
-                   " bytes do not fit", vm_state_size);
+        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                   "the snapshot's entry has 32 bits for the size of its VM state, and %" PRIu64
+                   " bytes do not fit",
+                   vm_state_size);
         return NULL;
     }
     uint8_t *entry = g_memdup2(old, len);

@@ -16,8 +16,11 @@ GArray *qcow2_image_read_bitmaps(Qcow2Image *image, GError **error)
     }
     if (!qcow2_range_fits(header->bitmap_directory_offset, header->bitmap_directory_size)
         || header->bitmap_directory_offset + header->bitmap_directory_size > file_size) {
-        qcow2_corrupt(error, "the bitmap directory of %" PRIu64 " bytes at 0x%" PRIx64 " reaches past the end of the file"
-                      " at 0x%" PRIx64, header->bitmap_directory_size, header->bitmap_directory_offset, file_size);
+        qcow2_corrupt(error,
+                      "the bitmap directory of %" PRIu64 " bytes at 0x%" PRIx64
+                      " reaches past the end of the file"
+                      " at 0x%" PRIx64,
+                      header->bitmap_directory_size, header->bitmap_directory_offset, file_size);
         return NULL;
     }
     g_autofree uint8_t *bytes = g_try_malloc(header->bitmap_directory_size);
@@ -25,7 +28,8 @@ GArray *qcow2_image_read_bitmaps(Qcow2Image *image, GError **error)
         qcow2_fail_memory(error, header->bitmap_directory_size, "the bitmap directory");
         return NULL;
     }
-    if (!qcow2_io_read(image->file, header->bitmap_directory_offset, bytes, header->bitmap_directory_size, error)) {
+    if (!qcow2_io_read(image->file, header->bitmap_directory_offset, bytes, header->bitmap_directory_size,
+                       error)) {
         g_prefix_error(error, "bitmap directory: ");
         return NULL;
     }
@@ -33,8 +37,8 @@ GArray *qcow2_image_read_bitmaps(Qcow2Image *image, GError **error)
 }
 
 /* Sums the set bits of one cluster of bits; the last bit may stand for less than the granularity. */
-static uint64_t count_bytes(const Qcow2Image *image, const Qcow2BitmapEntry *entry, const uint8_t *bits, uint64_t first_bit,
-                            uint64_t n_bits)
+static uint64_t count_bytes(const Qcow2Image *image, const Qcow2BitmapEntry *entry, const uint8_t *bits,
+                            uint64_t first_bit, uint64_t n_bits)
 {
     uint64_t granularity = BIT(entry->granularity_bits);
     uint64_t n_set = 0;
@@ -52,7 +56,8 @@ static uint64_t count_bytes(const Qcow2Image *image, const Qcow2BitmapEntry *ent
     return dirty - (last_is_set && end > image->size ? end - image->size : 0);
 }
 
-bool qcow2_image_count_bitmap(Qcow2Image *image, const Qcow2BitmapEntry *entry, uint64_t *ret_bytes, GError **error)
+bool qcow2_image_count_bitmap(Qcow2Image *image, const Qcow2BitmapEntry *entry, uint64_t *ret_bytes,
+                              GError **error)
 {
     const Qcow2Layout *layout = &image->header.layout;
     uint64_t bits_per_cluster = layout->cluster_size * 8;

@@ -10,6 +10,7 @@
 GArray *qcow2_image_read_bitmaps(Qcow2Image *image, GError **error);
 
 /** qcow2_image_count_bitmap: guest bytes under set bits, cut at the virtual size. */
-bool qcow2_image_count_bitmap(Qcow2Image *image, const Qcow2BitmapEntry *entry, uint64_t *ret_bytes, GError **error);
+bool qcow2_image_count_bitmap(Qcow2Image *image, const Qcow2BitmapEntry *entry, uint64_t *ret_bytes,
+                              GError **error);
 
 #endif

@@ -4,7 +4,8 @@
 #include "format/refcount.h"
 #include "util/error.h"
 
-#define MAX_CACHED (UINT64_C(128) << 20)    /* bytes of blocks in memory; more are written early and read again */
+#define MAX_CACHED \
+    (UINT64_C(128) << 20) /* bytes of blocks in memory; more are written early and read again */
 
 typedef struct Block {
     uint64_t index;
@@ -56,8 +57,11 @@ static bool read_table(Qcow2CountsCache *cache, GError **error)
     for (uint64_t i = 0; i < len / 8; i++) {
         uint64_t offset = qcow2_load_be64(raw + i * 8) & QCOW2_REFTABLE_OFFSET;
         if (!qcow2_is_cluster_aligned(cache->layout, offset)) {
-            return qcow2_corrupt(error, "refcount table entry %" PRIu64 ": block offset 0x%" PRIx64 " is not a multiple of the"
-                                 " cluster size; run qcow-check", i, offset);
+            return qcow2_corrupt(error,
+                                 "refcount table entry %" PRIu64 ": block offset 0x%" PRIx64
+                                 " is not a multiple of the"
+                                 " cluster size; run qcow-check",
+                                 i, offset);
         }
         g_array_index(cache->slots, Slot, i).old_offset = offset;
     }
@@ -146,7 +150,8 @@ static Block *load_block(Qcow2CountsCache *cache, uint64_t index, GError **error
         qcow2_fail_memory(error, cache->layout->cluster_size, "a refcount block");
         return NULL;
     }
-    if (offset != 0 && !qcow2_io_read(cache->image->file, offset, bytes, cache->layout->cluster_size, error)) {
+    if (offset != 0
+        && !qcow2_io_read(cache->image->file, offset, bytes, cache->layout->cluster_size, error)) {
         g_prefix_error(error, "refcount block %" PRIu64 ": ", index);
         return NULL;
     }
@@ -204,15 +209,21 @@ bool qcow2_counts_cache_get(Qcow2CountsCache *cache, uint64_t cluster, uint64_t 
     return true;
 }
 
-static bool fail_count(const Qcow2CountsCache *cache, uint64_t cluster, uint64_t count, int delta, GError **error)
+static bool fail_count(const Qcow2CountsCache *cache, uint64_t cluster, uint64_t count, int delta,
+                       GError **error)
 {
     if (delta < 0) {
-        return qcow2_corrupt(error, "the refcount of the cluster at 0x%" PRIx64 " is %" PRIu64 ", too low for its references;"
-                             " run qcow-check -r all", cluster << cache->layout->cluster_bits, count);
+        return qcow2_corrupt(error,
+                             "the refcount of the cluster at 0x%" PRIx64 " is %" PRIu64
+                             ", too low for its references;"
+                             " run qcow-check -r all",
+                             cluster << cache->layout->cluster_bits, count);
     }
-    return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the refcount of the cluster at 0x%" PRIx64 " is %" PRIu64 " and cannot"
-                      " grow: refcounts of this image have %u bits; widen them with qcow-amend -o refcount_bits",
-                      cluster << cache->layout->cluster_bits, count, 1u << cache->layout->refcount_order);
+    return qcow2_fail(
+        error, QCOW2_ERROR_UNSUPPORTED,
+        "the refcount of the cluster at 0x%" PRIx64 " is %" PRIu64 " and cannot"
+        " grow: refcounts of this image have %u bits; widen them with qcow-amend -o refcount_bits",
+        cluster << cache->layout->cluster_bits, count, 1u << cache->layout->refcount_order);
 }
 
 static bool add_in_block(Qcow2CountsCache *cache, uint64_t first, uint64_t n, int delta, GError **error)
@@ -248,8 +259,8 @@ bool qcow2_counts_cache_add(Qcow2CountsCache *cache, uint64_t first, uint64_t n,
     return true;
 }
 
-bool qcow2_counts_cache_run(Qcow2CountsCache *cache, uint64_t first, uint64_t n, bool *ret_is_one, uint64_t *ret_n,
-                            GError **error)
+bool qcow2_counts_cache_run(Qcow2CountsCache *cache, uint64_t first, uint64_t n, bool *ret_is_one,
+                            uint64_t *ret_n, GError **error)
 {
     uint64_t index = first >> cache->layout->refblock_bits;
     uint64_t part = part_in_block(cache, first, n), i = 1;
@@ -309,7 +320,8 @@ bool qcow2_counts_cache_place_all(Qcow2CountsCache *cache, uint64_t *ret_placed,
         if (slot.old_offset != 0) {
             slot_of(cache, i)->old_offset = 0;
             (*ret_placed)++;
-            if (!qcow2_counts_cache_add(cache, slot.old_offset >> cache->layout->cluster_bits, 1, -1, error)) {
+            if (!qcow2_counts_cache_add(cache, slot.old_offset >> cache->layout->cluster_bits, 1, -1,
+                                        error)) {
                 return false;
             }
         }
@@ -317,7 +329,8 @@ bool qcow2_counts_cache_place_all(Qcow2CountsCache *cache, uint64_t *ret_placed,
     return true;
 }
 
-bool qcow2_counts_cache_write(Qcow2CountsCache *cache, uint64_t table_offset, uint64_t table_clusters, GError **error)
+bool qcow2_counts_cache_write(Qcow2CountsCache *cache, uint64_t table_offset, uint64_t table_clusters,
+                              GError **error)
 {
     uint64_t len = table_clusters << cache->layout->cluster_bits;
     g_autofree uint8_t *raw = g_try_malloc0(len);

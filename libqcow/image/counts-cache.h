@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Refcount blocks while they are changed: every block that changes is a new cluster in the end, so that the old
- * ones stay what they are until one header write replaces them all.
+ * Refcount blocks while they are changed: every block that changes is a new cluster in the end, so that the
+ * old ones stay what they are until one header write replaces them all.
  */
 #ifndef QCOW2_IMAGE_COUNTS_CACHE_H
 #define QCOW2_IMAGE_COUNTS_CACHE_H
@@ -32,8 +32,8 @@ bool qcow2_counts_cache_add(Qcow2CountsCache *cache, uint64_t first, uint64_t n,
  * qcow2_counts_cache_run:
  * @ret_n: how many clusters from @first on, at most @n, are alike in "is the count exactly one"
  */
-bool qcow2_counts_cache_run(Qcow2CountsCache *cache, uint64_t first, uint64_t n, bool *ret_is_one, uint64_t *ret_n,
-                            GError **error);
+bool qcow2_counts_cache_run(Qcow2CountsCache *cache, uint64_t first, uint64_t n, bool *ret_is_one,
+                            uint64_t *ret_n, GError **error);
 
 /** qcow2_counts_cache_end: one more than the last cluster that a refcount block covers. */
 uint64_t qcow2_counts_cache_end(const Qcow2CountsCache *cache);
@@ -48,6 +48,7 @@ uint64_t qcow2_counts_cache_n_blocks(const Qcow2CountsCache *cache);
 bool qcow2_counts_cache_place_all(Qcow2CountsCache *cache, uint64_t *ret_placed, GError **error);
 
 /** qcow2_counts_cache_write: writes the changed blocks, and the table as it will be at @table_offset. */
-bool qcow2_counts_cache_write(Qcow2CountsCache *cache, uint64_t table_offset, uint64_t table_clusters, GError **error);
+bool qcow2_counts_cache_write(Qcow2CountsCache *cache, uint64_t table_offset, uint64_t table_clusters,
+                              GError **error);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Which table entries of two views of one image differ. No entry is decoded: equal bits are equal clusters. */
+/* Which table entries of two views of one image differ. No entry is decoded: equal bits are equal clusters.
+ */
 #include "format/l2.h"
 #include "image/l2-slices.h"
 #include "image/map.h"
@@ -8,8 +9,8 @@
 
 #define L1_CHUNK 4096u     /* entries read at a time when looking for tables that differ */
 
-bool qcow2_image_skip_equal(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, uint64_t from, uint64_t limit,
-                            uint64_t *ret_offset, GError **error)
+bool qcow2_image_skip_equal(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, uint64_t from,
+                            uint64_t limit, uint64_t *ret_offset, GError **error)
 {
     uint64_t coverage = qcow2_l2_coverage(&image->header.layout);
     uint64_t end = qcow2_div_round_up(limit, coverage);
@@ -18,7 +19,8 @@ bool qcow2_image_skip_equal(Qcow2Image *image, const Qcow2View *a, const Qcow2Vi
 
     for (uint64_t first = from / coverage; first < end; first += L1_CHUNK) {
         size_t n = MIN(L1_CHUNK, end - first);
-        if (!qcow2_l1_read(image, a, first, n, l1_a, error) || !qcow2_l1_read(image, b, first, n, l1_b, error)) {
+        if (!qcow2_l1_read(image, a, first, n, l1_a, error)
+            || !qcow2_l1_read(image, b, first, n, l1_b, error)) {
             return false;
         }
         for (size_t i = 0; i < n; i++) {
@@ -34,7 +36,8 @@ bool qcow2_image_skip_equal(Qcow2Image *image, const Qcow2View *a, const Qcow2Vi
 
 /* Tables of one view that are looked at by one thread, and those that it reads at a time. */
 #define CHUNK_BYTES (UINT64_C(4) << 20)
-#define STEP_BYTES  (UINT64_C(128) << 10)     /* with those of the other view they stay in the processor's cache */
+#define STEP_BYTES  (UINT64_C(128) << 10) /* with those of the other view they stay in the processor's cache \
+                                           */
 
 /* The parts of @range whose L2 tables are not the same, one for each table. */
 static bool differing_tables(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, Qcow2Range range,
@@ -74,8 +77,8 @@ static uint64_t word(const uint8_t *raw, uint64_t index)
 }
 
 /* The first word from @i on in which the slices agree (@same), or do not; @n when there is none. */
-static uint64_t next_word(const uint8_t *a, const uint8_t *b, uint64_t i, uint64_t n, uint64_t words_per_entry,
-                          bool same)
+static uint64_t next_word(const uint8_t *a, const uint8_t *b, uint64_t i, uint64_t n,
+                          uint64_t words_per_entry, bool same)
 {
     for (; i < n; i += words_per_entry) {
         uint64_t difference = (word(a, i) ^ word(b, i)) & ~silent_bits;
@@ -111,8 +114,8 @@ static uint64_t skip_equal_blocks(const uint8_t *a, const uint8_t *b, uint64_t i
     return i;
 }
 
-static void differing_entries(const Qcow2Layout *layout, const Qcow2L2Slice *a, const Qcow2L2Slice *b, Qcow2Range table,
-                              GArray *ret_ranges)
+static void differing_entries(const Qcow2Layout *layout, const Qcow2L2Slice *a, const Qcow2L2Slice *b,
+                              Qcow2Range table, GArray *ret_ranges)
 {
     uint64_t words_per_entry = layout->l2_entry_size / 8;
     uint64_t n = a->n_entries * words_per_entry;
@@ -193,6 +196,7 @@ bool qcow2_image_differing(Qcow2Image *image, const Qcow2View *a, const Qcow2Vie
         return false;
     }
     search.tables_per_chunk = MAX(1, CHUNK_BYTES >> cluster_bits);
-    search.tables_per_step = qcow2_io_get_fd(image->file) < 0 ? search.tables_per_chunk : MAX(1, STEP_BYTES >> cluster_bits);
+    search.tables_per_step =
+        qcow2_io_get_fd(image->file) < 0 ? search.tables_per_chunk : MAX(1, STEP_BYTES >> cluster_bits);
     return search_tables(&search, ret_ranges, error);
 }

@@ -33,8 +33,10 @@ Qcow2Editor *qcow2_editor_new(Qcow2Batch *batch, Qcow2Image *image, const Qcow2V
     editor->index = UINT64_MAX;
     editor->own = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
     if (editor->n_l1 > QCOW2_MAX_L1_BYTES / 8) {
-        qcow2_fail(error, QCOW2_ERROR_INVALID, "a disk of %" PRIu64 " bytes needs an L1 table of %" PRIu64 " entries; the"
-                   " limit is %" PRIu64, disk_size, editor->n_l1, QCOW2_MAX_L1_BYTES / 8);
+        qcow2_fail(error, QCOW2_ERROR_INVALID,
+                   "a disk of %" PRIu64 " bytes needs an L1 table of %" PRIu64 " entries; the"
+                   " limit is %" PRIu64,
+                   disk_size, editor->n_l1, QCOW2_MAX_L1_BYTES / 8);
         return NULL;
     }
     editor->l1 = g_try_new0(uint64_t, editor->n_l1);
@@ -98,12 +100,16 @@ static bool open_table(Qcow2Editor *editor, uint64_t index, GError **error)
     }
     uint64_t offset = table_offset(editor, index);
     if (!qcow2_is_cluster_aligned(editor->layout, offset)) {
-        return qcow2_corrupt(error, "L1 entry %" PRIu64 ": L2 table offset 0x%" PRIx64 " is not a multiple of the cluster"
-                             " size; run qcow-check", index, offset);
+        return qcow2_corrupt(error,
+                             "L1 entry %" PRIu64 ": L2 table offset 0x%" PRIx64
+                             " is not a multiple of the cluster"
+                             " size; run qcow-check",
+                             index, offset);
     }
     editor->index = UINT64_MAX;
     memset(editor->table, 0, editor->layout->cluster_size);
-    if (offset != 0 && !qcow2_io_read(editor->image->file, offset, editor->table, editor->layout->cluster_size, error)) {
+    if (offset != 0
+        && !qcow2_io_read(editor->image->file, offset, editor->table, editor->layout->cluster_size, error)) {
         g_prefix_error(error, "L2 table: ");
         return false;
     }
@@ -132,8 +138,8 @@ static uint8_t *entry_at(Qcow2Editor *editor, uint64_t cluster)
     return editor->table + (cluster & (BIT(editor->layout->l2_bits) - 1)) * editor->layout->l2_entry_size;
 }
 
-bool qcow2_editor_set(Qcow2Editor *editor, uint64_t first_cluster, uint64_t n_clusters, uint64_t raw, uint64_t bitmap,
-                      uint64_t step, GError **error)
+bool qcow2_editor_set(Qcow2Editor *editor, uint64_t first_cluster, uint64_t n_clusters, uint64_t raw,
+                      uint64_t bitmap, uint64_t step, GError **error)
 {
     for (uint64_t i = 0; i < n_clusters; i++) {
         uint64_t cluster = first_cluster + i;
@@ -153,7 +159,8 @@ bool qcow2_editor_set(Qcow2Editor *editor, uint64_t first_cluster, uint64_t n_cl
     return true;
 }
 
-bool qcow2_editor_get(Qcow2Editor *editor, uint64_t cluster, uint64_t *ret_raw, uint64_t *ret_bitmap, GError **error)
+bool qcow2_editor_get(Qcow2Editor *editor, uint64_t cluster, uint64_t *ret_raw, uint64_t *ret_bitmap,
+                      GError **error)
 {
     uint64_t index = cluster >> editor->layout->l2_bits;
 
@@ -191,7 +198,8 @@ bool qcow2_editor_drop(Qcow2Editor *editor, uint64_t first, uint64_t end, GError
     return true;
 }
 
-bool qcow2_editor_finish(Qcow2Editor *editor, uint64_t *ret_l1_offset, uint32_t *ret_l1_entries, GError **error)
+bool qcow2_editor_finish(Qcow2Editor *editor, uint64_t *ret_l1_offset, uint32_t *ret_l1_entries,
+                         GError **error)
 {
     const Qcow2View *view = &editor->view;
     uint64_t cluster_size = editor->layout->cluster_size, len = editor->n_l1 * 8;

@@ -25,7 +25,8 @@ static void push_free(GArray *runs, uint64_t cluster)
 }
 
 /* Clusters of the last blocks that nobody uses; also moves the end behind the last one that is used. */
-static bool scan(Qcow2FreeSpace *space, Qcow2CountsCache *counts, uint64_t first, uint64_t end, GError **error)
+static bool scan(Qcow2FreeSpace *space, Qcow2CountsCache *counts, uint64_t first, uint64_t end,
+                 GError **error)
 {
     uint64_t used_end = 0;
 
@@ -60,7 +61,8 @@ static void cut_runs(Qcow2FreeSpace *space)
     }
 }
 
-Qcow2FreeSpace *qcow2_free_space_new(Qcow2Image *image, Qcow2CountsCache *counts, unsigned n_blocks, GError **error)
+Qcow2FreeSpace *qcow2_free_space_new(Qcow2Image *image, Qcow2CountsCache *counts, unsigned n_blocks,
+                                     GError **error)
 {
     g_autoptr(Qcow2FreeSpace) space = g_new0(Qcow2FreeSpace, 1);
     const Qcow2Layout *layout = &image->header.layout;

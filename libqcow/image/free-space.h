@@ -13,11 +13,13 @@ typedef struct Qcow2FreeSpace Qcow2FreeSpace;
  *
  * What is freed later is not offered: it may still be reachable until the header is written.
  */
-Qcow2FreeSpace *qcow2_free_space_new(Qcow2Image *image, Qcow2CountsCache *counts, unsigned n_blocks, GError **error);
+Qcow2FreeSpace *qcow2_free_space_new(Qcow2Image *image, Qcow2CountsCache *counts, unsigned n_blocks,
+                                     GError **error);
 void qcow2_free_space_free(Qcow2FreeSpace *space);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2FreeSpace, qcow2_free_space_free)
 
-/** qcow2_free_space_take: @n contiguous clusters; the first run that is large enough. Returns the first cluster. */
+/** qcow2_free_space_take: @n contiguous clusters; the first run that is large enough. Returns the first
+ * cluster. */
 uint64_t qcow2_free_space_take(Qcow2FreeSpace *space, uint64_t n);
 
 /** qcow2_free_space_take_end: the same, always past the end of all that exists. */

@@ -52,13 +52,17 @@ Qcow2Image *qcow2_image_open_raw(Qcow2Io *file, uint64_t offset, uint64_t size, 
         return NULL;
     }
     if (offset > file_size) {
-        qcow2_fail(error, QCOW2_ERROR_INVALID, "the raw image starts at 0x%" PRIx64 ", past the end of the file at"
-                   " 0x%" PRIx64, offset, file_size);
+        qcow2_fail(error, QCOW2_ERROR_INVALID,
+                   "the raw image starts at 0x%" PRIx64 ", past the end of the file at"
+                   " 0x%" PRIx64,
+                   offset, file_size);
         return NULL;
     }
     if (size != UINT64_MAX && size > file_size - offset) {
-        qcow2_fail(error, QCOW2_ERROR_INVALID, "a raw image of %" PRIu64 " bytes from 0x%" PRIx64 " on does not fit the"
-                   " file of %" PRIu64 " bytes", size, offset, file_size);
+        qcow2_fail(error, QCOW2_ERROR_INVALID,
+                   "a raw image of %" PRIu64 " bytes from 0x%" PRIx64 " on does not fit the"
+                   " file of %" PRIu64 " bytes",
+                   size, offset, file_size);
         return NULL;
     }
 

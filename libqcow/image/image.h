@@ -11,8 +11,8 @@
 #include "io/io.h"
 
 /*
- * Disks have whole sectors in QEMU: what a qcow2 header says is cut to them, while a raw file is filled up with
- * zeros.
+ * Disks have whole sectors in QEMU: what a qcow2 header says is cut to them, while a raw file is filled up
+ * with zeros.
  */
 #define QCOW2_SECTOR_SIZE UINT64_C(512)
 
@@ -59,6 +59,7 @@ bool qcow2_image_load_snapshots(Qcow2Image *image, GError **error);
  * qcow2_image_read_snapshot_table: the table as it is in the file now, decoded afresh.
  * @raw: NULL, or gets the bytes of the table appended
  */
-GArray *qcow2_image_read_snapshot_table(Qcow2Io *file, const Qcow2Header *header, GByteArray *raw, GError **error);
+GArray *qcow2_image_read_snapshot_table(Qcow2Io *file, const Qcow2Header *header, GByteArray *raw,
+                                        GError **error);
 
 #endif

@@ -25,7 +25,8 @@ bool qcow2_l1_read(Qcow2Image *image, const Qcow2View *view, uint64_t first, siz
     size_t present = first < view->l1_entries ? MIN(n, view->l1_entries - first) : 0;
 
     memset(ret_offsets + present, 0, (n - present) * sizeof(uint64_t));
-    if (present > 0 && !qcow2_io_read(image->file, view->l1_offset + first * 8, ret_offsets, present * 8, error)) {
+    if (present > 0
+        && !qcow2_io_read(image->file, view->l1_offset + first * 8, ret_offsets, present * 8, error)) {
         g_prefix_error(error, "L1 table: ");
         return false;
     }
@@ -141,7 +142,8 @@ static bool read_job(size_t index, void *data, GError **error)
     const ReadPlan *plan = data;
     const ReadJob *job = &g_array_index(plan->jobs, ReadJob, index);
 
-    if (!qcow2_io_read(plan->io, job->host_offset, plan->buffer + job->buffer_offset, job->len_bytes, error)) {
+    if (!qcow2_io_read(plan->io, job->host_offset, plan->buffer + job->buffer_offset, job->len_bytes,
+                       error)) {
         g_prefix_error(error, "L2 table: ");
         return false;
     }

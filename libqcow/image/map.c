@@ -20,12 +20,14 @@ Qcow2View qcow2_image_active_view(const Qcow2Image *image)
     };
 }
 
-bool qcow2_image_snapshot_view(const Qcow2Image *image, const Qcow2SnapshotEntry *entry, Qcow2View *ret, GError **error)
+bool qcow2_image_snapshot_view(const Qcow2Image *image, const Qcow2SnapshotEntry *entry, Qcow2View *ret,
+                               GError **error)
 {
     if (!qcow2_snapshot_entry_check(&image->header, entry, error)) {
         return false;
     }
-    /* A table may be too short for the disk: version 2 does not record a snapshot's size. The rest is unallocated. */
+    /* A table may be too short for the disk: version 2 does not record a snapshot's size. The rest is
+     * unallocated. */
     *ret = (Qcow2View) {
         .l1_offset = entry->l1_offset,
         .l1_entries = entry->l1_entries,
@@ -43,7 +45,8 @@ uint64_t qcow2_image_unit(const Qcow2Image *image)
 uint64_t qcow2_image_window(const Qcow2Image *image)
 {
     /* A raw file rarely has as many holes as it has blocks; if it has, 4 GiB give 32 MiB of extents. */
-    return image->kind == QCOW2_IMAGE_RAW ? BIT(32) : WINDOW_DESCRIPTORS * image->header.layout.subcluster_size;
+    return image->kind == QCOW2_IMAGE_RAW ? BIT(32)
+                                          : WINDOW_DESCRIPTORS * image->header.layout.subcluster_size;
 }
 
 /* Where the extents of one slice go, and the range that is wanted of it. */
@@ -64,12 +67,17 @@ static void emit(const Decoder *decoder, Qcow2Extent extent)
     qcow2_extents_push(decoder->extents, &extent);
 }
 
-/* In an external data file a guest cluster has only one place. QEMU refuses another, and so must who reads. */
-static bool check_data_file(const Qcow2Layout *layout, const Qcow2L2Entry *entry, uint64_t guest_offset, GError **error)
+/* In an external data file a guest cluster has only one place. QEMU refuses another, and so must who reads.
+ */
+static bool check_data_file(const Qcow2Layout *layout, const Qcow2L2Entry *entry, uint64_t guest_offset,
+                            GError **error)
 {
     if (layout->has_data_file && entry->kind == QCOW2_CLUSTER_DATA && entry->host_offset != guest_offset) {
-        return qcow2_corrupt(error, "guest offset 0x%" PRIx64 ": its host offset 0x%" PRIx64 " in the data file is not the"
-                             " same", guest_offset, entry->host_offset);
+        return qcow2_corrupt(error,
+                             "guest offset 0x%" PRIx64 ": its host offset 0x%" PRIx64
+                             " in the data file is not the"
+                             " same",
+                             guest_offset, entry->host_offset);
     }
     return true;
 }
@@ -125,7 +133,8 @@ static bool decode_standard(const Decoder *decoder, const Qcow2L2Slice *slice, u
         }
         uint64_t n = 1;
         if (entry.kind != QCOW2_CLUSTER_COMPRESSED) {
-            n = run_length(slice->raw, i, end, entry.host_offset || entry.kind == QCOW2_CLUSTER_DATA ? cluster_size : 0);
+            n = run_length(slice->raw, i, end,
+                           entry.host_offset || entry.kind == QCOW2_CLUSTER_DATA ? cluster_size : 0);
         }
         emit(decoder, extent_of_entry(&entry, guest_offset, n * cluster_size));
         i += n;

@@ -17,7 +17,8 @@ typedef struct Qcow2View {
 Qcow2View qcow2_image_active_view(const Qcow2Image *image);
 
 /** qcow2_image_snapshot_view: a snapshot's. Errors: QCOW2_ERROR_CORRUPT for an impossible L1 table. */
-bool qcow2_image_snapshot_view(const Qcow2Image *image, const Qcow2SnapshotEntry *entry, Qcow2View *ret, GError **error);
+bool qcow2_image_snapshot_view(const Qcow2Image *image, const Qcow2SnapshotEntry *entry, Qcow2View *ret,
+                               GError **error);
 
 /**
  * How many guest bytes a walk should handle at a time, so that tables and extents of a window stay
@@ -44,8 +45,8 @@ bool qcow2_image_map(Qcow2Image *image, const Qcow2View *view, const Qcow2Range 
  * Returns through @ret_offset the first guest offset from @from on whose L2 table is not the same in both
  * views, or @limit: a walk over a huge disk jumps there.
  */
-bool qcow2_image_skip_equal(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, uint64_t from, uint64_t limit,
-                            uint64_t *ret_offset, GError **error);
+bool qcow2_image_skip_equal(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, uint64_t from,
+                            uint64_t limit, uint64_t *ret_offset, GError **error);
 
 /**
  * qcow2_image_differing:

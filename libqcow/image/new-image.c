@@ -16,7 +16,7 @@ struct Qcow2NewImage {
     uint64_t reftable, n_reftable, refblocks, n_refblocks, l1_start, n_l1_clusters, tables, data;
 
     uint64_t next_data;       /* the next free data cluster, counted from @data */
-    uint64_t stream_end;      /* bytes from the start of the data at which the last stream ends; 0: none open */
+    uint64_t stream_end; /* bytes from the start of the data at which the last stream ends; 0: none open */
     GArray *counts;           /* guint16 by data cluster: streams in it; missing or 0: a plain cluster */
     uint8_t *table;           /* the L2 table being filled */
     uint64_t table_index;     /* its L1 index; UINT64_MAX: none */
@@ -42,9 +42,11 @@ Qcow2NewImage *qcow2_new_image_new(Qcow2Header *header, GError **error)
     image->table_index = UINT64_MAX;
     image->n_l1 = qcow2_l1_entries(&image->header.layout, image->header.size);
     if (image->n_l1 > QCOW2_MAX_L1_BYTES / 8) {
-        qcow2_fail(error, QCOW2_ERROR_INVALID, "a disk of %" PRIu64 " bytes needs an L1 table of %" PRIu64 " entries with"
-                   " clusters of %" PRIu64 " bytes; the limit is %" PRIu64 ": choose larger clusters", image->header.size,
-                   image->n_l1, image->header.layout.cluster_size, QCOW2_MAX_L1_BYTES / 8);
+        qcow2_fail(error, QCOW2_ERROR_INVALID,
+                   "a disk of %" PRIu64 " bytes needs an L1 table of %" PRIu64 " entries with"
+                   " clusters of %" PRIu64 " bytes; the limit is %" PRIu64 ": choose larger clusters",
+                   image->header.size, image->n_l1, image->header.layout.cluster_size,
+                   QCOW2_MAX_L1_BYTES / 8);
         return NULL;
     }
     image->l1 = g_try_new0(uint64_t, image->n_l1);
@@ -75,7 +77,8 @@ const Qcow2Layout *qcow2_new_image_layout(const Qcow2NewImage *image)
 
 /* ---- Counting and laying out ------------------------------------------------------------------- */
 
-void qcow2_new_image_expect(Qcow2NewImage *image, uint64_t first_cluster, uint64_t n_clusters, uint64_t n_data)
+void qcow2_new_image_expect(Qcow2NewImage *image, uint64_t first_cluster, uint64_t n_clusters,
+                            uint64_t n_data)
 {
     unsigned l2_bits = image->header.layout.l2_bits;
     uint64_t last = (first_cluster + n_clusters - 1) >> l2_bits;
@@ -97,7 +100,8 @@ bool qcow2_new_image_lay_out(Qcow2NewImage *image, GError **error)
     image->n_l1_clusters = clusters_for(image, image->n_l1 * 8);
     image->n_refblocks = image->n_reftable = 1;
     for (;;) {
-        uint64_t total = 1 + image->n_reftable + image->n_refblocks + image->n_l1_clusters + image->n_tables + image->n_data;
+        uint64_t total = 1 + image->n_reftable + image->n_refblocks + image->n_l1_clusters + image->n_tables
+                         + image->n_data;
         uint64_t n_refblocks = qcow2_div_round_up(total, refs_per_block);
         image->n_reftable = clusters_for(image, n_refblocks * 8);
         image->n_refblocks = n_refblocks;
@@ -107,9 +111,10 @@ bool qcow2_new_image_lay_out(Qcow2NewImage *image, GError **error)
         before = total;
     }
     if (offset_of(image, image->n_reftable) > QCOW2_MAX_REFTABLE_BYTES) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "%" PRIu64 " clusters of %" PRIu64 " bytes need a refcount table larger"
-                          " than %" PRIu64 " bytes: choose larger clusters", before, layout->cluster_size,
-                          QCOW2_MAX_REFTABLE_BYTES);
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "%" PRIu64 " clusters of %" PRIu64 " bytes need a refcount table larger"
+                          " than %" PRIu64 " bytes: choose larger clusters",
+                          before, layout->cluster_size, QCOW2_MAX_REFTABLE_BYTES);
     }
 
     image->reftable = 1;
@@ -145,7 +150,8 @@ static bool can_share_cluster(const Qcow2NewImage *image)
 {
     uint64_t cluster = image->stream_end >> image->header.layout.cluster_bits;
 
-    return g_array_index(image->counts, guint16, cluster) < MIN(qcow2_refcount_max(&image->header.layout), G_MAXUINT16);
+    return g_array_index(image->counts, guint16, cluster)
+           < MIN(qcow2_refcount_max(&image->header.layout), G_MAXUINT16);
 }
 
 uint64_t qcow2_new_image_take_stream(Qcow2NewImage *image, uint64_t len_bytes)
@@ -262,7 +268,8 @@ static bool write_refcounts(Qcow2NewImage *image, Qcow2Io *io, uint64_t used, GE
     }
     for (uint64_t i = 0; i < image->n_refblocks; i++) {
         fill_block(image, block, i << layout->refblock_bits, used);
-        if (!qcow2_io_write_named(io, offset_of(image, image->refblocks + i), block, layout->cluster_size, error)) {
+        if (!qcow2_io_write_named(io, offset_of(image, image->refblocks + i), block, layout->cluster_size,
+                                  error)) {
             return false;
         }
     }
@@ -296,12 +303,14 @@ static bool write_header(Qcow2NewImage *image, Qcow2Io *io, GError **error)
     header->l1_entries = (uint32_t)image->n_l1;
     header->reftable_offset = offset_of(image, image->reftable);
     header->reftable_clusters = (uint32_t)image->n_reftable;
-    return qcow2_header_encode(header, cluster, len, error) && qcow2_io_write_named(io, 0, cluster, len, error);
+    return qcow2_header_encode(header, cluster, len, error)
+           && qcow2_io_write_named(io, 0, cluster, len, error);
 }
 
 bool qcow2_new_image_write_head(Qcow2NewImage *image, Qcow2Io *io, bool all_expected, GError **error)
 {
     uint64_t used = image->data + (all_expected ? image->n_data : image->next_data);
 
-    return write_header(image, io, error) && write_refcounts(image, io, used, error) && write_l1(image, io, error);
+    return write_header(image, io, error) && write_refcounts(image, io, used, error)
+           && write_l1(image, io, error);
 }

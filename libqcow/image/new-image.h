@@ -23,8 +23,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2NewImage, qcow2_new_image_free)
 
 const Qcow2Layout *qcow2_new_image_layout(const Qcow2NewImage *image);
 
-/** qcow2_new_image_expect: guest clusters [first, first + n) will be mapped, with @n_data host clusters at most. */
-void qcow2_new_image_expect(Qcow2NewImage *image, uint64_t first_cluster, uint64_t n_clusters, uint64_t n_data);
+/** qcow2_new_image_expect: guest clusters [first, first + n) will be mapped, with @n_data host clusters at
+ * most. */
+void qcow2_new_image_expect(Qcow2NewImage *image, uint64_t first_cluster, uint64_t n_clusters,
+                            uint64_t n_data);
 
 /** qcow2_new_image_lay_out: ends the counting; decides where everything is. */
 bool qcow2_new_image_lay_out(Qcow2NewImage *image, GError **error);
@@ -60,7 +62,8 @@ bool qcow2_new_image_write_head(Qcow2NewImage *image, Qcow2Io *io, bool all_expe
 /** qcow2_new_image_end: the length of the file, a multiple of the cluster size. */
 uint64_t qcow2_new_image_end(const Qcow2NewImage *image);
 
-/** qcow2_new_image_restart_data: the next cluster taken is the first one again, for writing data later than tables. */
+/** qcow2_new_image_restart_data: the next cluster taken is the first one again, for writing data later than
+ * tables. */
 void qcow2_new_image_restart_data(Qcow2NewImage *image);
 
 #endif

@@ -35,9 +35,11 @@ void qcow2_reader_free(Qcow2Reader *reader)
 bool qcow2_image_check_readable(const Qcow2Image *image, GError **error)
 {
     if (image->kind == QCOW2_IMAGE_QCOW2 && image->header.crypt != QCOW2_CRYPT_NONE) {
-        return qcow2_fail(error, QCOW2_ERROR_ENCRYPTED, "the image is encrypted (%s): its guest data cannot be read"
-                          " without a key, and keys are not supported yet; commands that read metadata only work",
-                          image->header.crypt == QCOW2_CRYPT_LUKS ? "luks" : "aes");
+        return qcow2_fail(
+            error, QCOW2_ERROR_ENCRYPTED,
+            "the image is encrypted (%s): its guest data cannot be read"
+            " without a key, and keys are not supported yet; commands that read metadata only work",
+            image->header.crypt == QCOW2_CRYPT_LUKS ? "luks" : "aes");
     }
     return true;
 }
@@ -78,8 +80,9 @@ static bool load_cluster(Qcow2Reader *reader, Qcow2Image *image, const Qcow2Exte
         || !qcow2_io_read(image->data, extent->host_offset, reader->stream, extent->stream_len, error)) {
         return false;
     }
-    if (!qcow2_codec_decompress(qcow2_reader_codec(reader, image->header.compression), reader->stream, extent->stream_len,
-                                reader->cluster, cluster_size, &reader->cached_used, error)) {
+    if (!qcow2_codec_decompress(qcow2_reader_codec(reader, image->header.compression), reader->stream,
+                                extent->stream_len, reader->cluster, cluster_size, &reader->cached_used,
+                                error)) {
         g_prefix_error(error, "guest offset 0x%" PRIx64 ": compressed cluster at 0x%" PRIx64 ": ",
                        qcow2_align_down(extent->guest_offset, cluster_size), extent->host_offset);
         return false;

@@ -2,9 +2,9 @@
 /*
  * Taking and renaming a snapshot.
  *
- * The snapshot keeps the L1 table and the L2 tables that the active layer has now; nothing in them is written. The
- * active layer gets a new L1 table, and a new L2 table wherever a COPIED flag must go, since every cluster
- * is shared from now on.
+ * The snapshot keeps the L1 table and the L2 tables that the active layer has now; nothing in them is
+ * written. The active layer gets a new L1 table, and a new L2 table wherever a COPIED flag must go, since
+ * every cluster is shared from now on.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -37,8 +37,11 @@ static bool share_reference(const Qcow2Reference *reference, void *data, GError 
             return false;
         }
         if (!is_one) {
-            return qcow2_corrupt(error, "the cluster at 0x%" PRIx64 " is marked as used once, but its refcount is not 1; run"
-                                 " qcow-check -r all", first << bits);
+            return qcow2_corrupt(error,
+                                 "the cluster at 0x%" PRIx64
+                                 " is marked as used once, but its refcount is not 1; run"
+                                 " qcow-check -r all",
+                                 first << bits);
         }
         first += n;
         left -= n;
@@ -47,7 +50,8 @@ static bool share_reference(const Qcow2Reference *reference, void *data, GError 
 }
 
 /* First all counts: what cannot be is found before anything is written. */
-static bool count_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data, GError **error)
+static bool count_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data,
+                        GError **error)
 {
     Creation *creation = data;
 
@@ -59,7 +63,8 @@ static bool count_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *
         || qcow2_batch_add(creation->batch, host_offset, creation->layout->cluster_size, 1, error);
 }
 
-static bool share_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data, GError **error)
+static bool share_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data,
+                        GError **error)
 {
     Creation *creation = data;
     size_t cluster_size = creation->layout->cluster_size;
@@ -139,10 +144,12 @@ bool qcow2_image_create_snapshot(Qcow2Image *image, const char *name, int64_t no
     };
 
     if (image->header.layout.has_data_file) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "an image with an external data file cannot have internal"
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "an image with an external data file cannot have internal"
                           " snapshots");
     }
-    g_autoptr(Qcow2Batch) batch = qcow2_image_load_snapshots(image, error) ? qcow2_batch_begin(image, error) : NULL;
+    g_autoptr(Qcow2Batch) batch =
+        qcow2_image_load_snapshots(image, error) ? qcow2_batch_begin(image, error) : NULL;
     return batch && qcow2_batch_add_snapshot(batch, image, &info, error) && qcow2_batch_commit(batch, error);
 }
 

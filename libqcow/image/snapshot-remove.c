@@ -32,8 +32,8 @@ static bool fix_reference(const Qcow2Reference *reference, void *data, GError **
     for (uint64_t done = 0; !reference->compressed && done < reference->n_entries;) {
         bool is_one;
         uint64_t n;
-        if (!qcow2_counts_cache_run(qcow2_batch_counts(flags->batch), first + done, reference->n_entries - done, &is_one, &n,
-                                    error)) {
+        if (!qcow2_counts_cache_run(qcow2_batch_counts(flags->batch), first + done,
+                                    reference->n_entries - done, &is_one, &n, error)) {
             return false;
         }
         if (is_one != reference->copied) {
@@ -64,7 +64,8 @@ static bool fix_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *ra
             return false;
         }
         count = 1;    /* what a batch takes is counted when it commits */
-    } else if (!qcow2_counts_cache_get(qcow2_batch_counts(flags->batch), offset >> flags->layout->cluster_bits, &count, error)) {
+    } else if (!qcow2_counts_cache_get(qcow2_batch_counts(flags->batch),
+                                       offset >> flags->layout->cluster_bits, &count, error)) {
         return false;
     }
     uint64_t entry = GUINT64_TO_BE(offset | (count == 1 ? L2E_COPIED : 0));
@@ -80,7 +81,9 @@ bool qcow2_batch_fix_active_flags(Qcow2Batch *batch, Qcow2Image *image, GError *
     uint64_t len = view.l1_entries * 8;
     g_autofree uint64_t *l1 = g_try_malloc(len);
     g_autofree uint8_t *table = g_try_malloc(header->layout.cluster_size);
-    Flags flags = { .image = image, .layout = &image->header.layout, .batch = batch, .l1 = l1, .table = table };
+    Flags flags = {
+        .image = image, .layout = &image->header.layout, .batch = batch, .l1 = l1, .table = table
+    };
 
     if ((!l1 && len > 0) || !table) {
         return qcow2_fail_memory(error, len, "the L1 table");
@@ -112,7 +115,8 @@ static bool view_of(const Qcow2Image *image, guint index, Qcow2View *ret, GError
 bool qcow2_image_delete_snapshot(Qcow2Image *image, guint index, GError **error)
 {
     Qcow2View view;
-    g_autoptr(Qcow2Batch) batch = view_of(image, index, &view, error) ? qcow2_batch_begin(image, error) : NULL;
+    g_autoptr(Qcow2Batch) batch =
+        view_of(image, index, &view, error) ? qcow2_batch_begin(image, error) : NULL;
 
     if (!batch) {
         return false;
@@ -138,7 +142,8 @@ typedef struct Clearing {
 } Clearing;
 
 /* Only snapshots reach a table with such flags, and to them they mean nothing: they are cleared in place. */
-static bool clear_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data, GError **error)
+static bool clear_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data,
+                        GError **error)
 {
     Clearing *clearing = data;
     const Qcow2Layout *layout = &clearing->image->header.layout;
@@ -185,8 +190,10 @@ static bool adopt_tables(Clearing *clearing, const Qcow2View *view, GError **err
 static bool refuse_bitmaps(const Qcow2Image *image, GError **error)
 {
     return image->header.n_bitmaps == 0
-        || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the image has %" PRIu32 " dirty bitmaps, which would not record the"
-                      " change; remove them first", image->header.n_bitmaps);
+           || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                         "the image has %" PRIu32 " dirty bitmaps, which would not record the"
+                         " change; remove them first",
+                         image->header.n_bitmaps);
 }
 
 bool qcow2_image_apply_snapshot(Qcow2Image *image, guint index, GError **error)

@@ -38,8 +38,10 @@ bool qcow2_batch_set_snapshots(Qcow2Batch *batch, const Qcow2Image *image, GPtrA
     static const uint8_t padding[8];
 
     if (entries->len > QCOW2_MAX_SNAPSHOTS || table_len(entries) > MAX_TABLE_BYTES) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the image has %u snapshots in a table of %" PRIu64 " bytes; no more"
-                          " fit", old->len, table_len(old));
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "the image has %u snapshots in a table of %" PRIu64 " bytes; no more"
+                          " fit",
+                          old->len, table_len(old));
     }
     for (guint i = 0; i < entries->len; i++) {
         GBytes *entry = g_ptr_array_index(entries, i);

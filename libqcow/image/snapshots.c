@@ -28,14 +28,17 @@ static bool want(TableReader *reader, uint64_t len_bytes, GError **error)
     if (len_bytes > MAX_TABLE_BYTES) {
         return qcow2_corrupt(error, "the snapshot table is longer than %" PRIu64 " bytes", MAX_TABLE_BYTES);
     }
-    if (!qcow2_range_fits(reader->table_offset, len_bytes) || reader->table_offset + len_bytes > reader->file_size) {
-        return qcow2_corrupt(error, "the snapshot table at 0x%" PRIx64 " reaches past the end of the file at 0x%" PRIx64,
-                             reader->table_offset, reader->file_size);
+    if (!qcow2_range_fits(reader->table_offset, len_bytes)
+        || reader->table_offset + len_bytes > reader->file_size) {
+        return qcow2_corrupt(
+            error, "the snapshot table at 0x%" PRIx64 " reaches past the end of the file at 0x%" PRIx64,
+            reader->table_offset, reader->file_size);
     }
     uint64_t had = reader->bytes->len;
     uint64_t until = MIN(MAX(len_bytes, had + CHUNK), reader->file_size - reader->table_offset);
     g_byte_array_set_size(reader->bytes, (guint)until);
-    return qcow2_io_read(reader->file, reader->table_offset + had, reader->bytes->data + had, until - had, error);
+    return qcow2_io_read(reader->file, reader->table_offset + had, reader->bytes->data + had, until - had,
+                         error);
 }
 
 static bool read_entry(TableReader *reader, const Qcow2Header *header, uint64_t at, Qcow2SnapshotEntry *ret,
@@ -57,7 +60,8 @@ static bool read_entry(TableReader *reader, const Qcow2Header *header, uint64_t 
     return true;
 }
 
-GArray *qcow2_image_read_snapshot_table(Qcow2Io *file, const Qcow2Header *header, GByteArray *raw, GError **error)
+GArray *qcow2_image_read_snapshot_table(Qcow2Io *file, const Qcow2Header *header, GByteArray *raw,
+                                        GError **error)
 {
     g_autoptr(GByteArray) bytes = g_byte_array_new();
     g_autoptr(GArray) entries = g_array_new(FALSE, TRUE, sizeof(Qcow2SnapshotEntry));

@@ -48,8 +48,10 @@ bool qcow2_stable_read(Qcow2Io *file, Qcow2StableRead *ret, GError **error)
         *ret = (Qcow2StableRead) { 0 };
         g_usleep(PAUSE_USEC);
     }
-    return qcow2_fail(error, QCOW2_ERROR_CHANGED, "header and snapshot table changed at each of %u reads; try again when"
-                      " less is done to the image's snapshots", MAX_TRIES);
+    return qcow2_fail(error, QCOW2_ERROR_CHANGED,
+                      "header and snapshot table changed at each of %u reads; try again when"
+                      " less is done to the image's snapshots",
+                      MAX_TRIES);
 }
 
 bool qcow2_image_refresh(Qcow2Image *image, GError **error)

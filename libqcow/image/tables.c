@@ -11,7 +11,8 @@ static uint64_t n_entries(const Qcow2Layout *layout)
     return BIT(layout->l2_bits);
 }
 
-bool qcow2_each_table(Qcow2Image *image, const Qcow2View *view, Qcow2TableFunc func, void *data, GError **error)
+bool qcow2_each_table(Qcow2Image *image, const Qcow2View *view, Qcow2TableFunc func, void *data,
+                      GError **error)
 {
     const Qcow2Layout *layout = &image->header.layout;
     uint64_t coverage = qcow2_l2_coverage(layout);
@@ -55,10 +56,12 @@ static Qcow2Reference reference_of(const Qcow2Layout *layout, uint64_t raw)
 static bool continues(const Qcow2Reference *run, const Qcow2Reference *next, uint64_t entry)
 {
     return run->len_bytes > 0 && !run->compressed && !next->compressed && run->copied == next->copied
-        && run->host_offset + run->len_bytes == next->host_offset && run->first_entry + run->n_entries == entry;
+           && run->host_offset + run->len_bytes == next->host_offset
+           && run->first_entry + run->n_entries == entry;
 }
 
-bool qcow2_each_reference(const Qcow2Layout *layout, const uint8_t *raw, Qcow2ReferenceFunc func, void *data, GError **error)
+bool qcow2_each_reference(const Qcow2Layout *layout, const uint8_t *raw, Qcow2ReferenceFunc func, void *data,
+                          GError **error)
 {
     Qcow2Reference run = { 0 };
 
@@ -131,7 +134,8 @@ static bool add_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *ra
         && qcow2_each_reference(adder->layout, raw, add_reference, data, error);
 }
 
-bool qcow2_batch_add_view(Qcow2Batch *batch, Qcow2Image *image, const Qcow2View *view, int delta, GError **error)
+bool qcow2_batch_add_view(Qcow2Batch *batch, Qcow2Image *image, const Qcow2View *view, int delta,
+                          GError **error)
 {
     Adder adder = { batch, &image->header.layout, delta };
 

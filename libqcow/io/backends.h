@@ -96,8 +96,9 @@ typedef struct Qcow2Record {
 Qcow2Io *qcow2_io_recorder_new(Qcow2Io *below);
 
 /**
- * qcow2_io_recorder_new_beside: a recorder for another place that adds to the list of @first, so that the list
- * tells in which order an operation changed several files. The places are numbered from 0, which is @first.
+ * qcow2_io_recorder_new_beside: a recorder for another place that adds to the list of @first, so that the
+ * list tells in which order an operation changed several files. The places are numbered from 0, which is
+ * @first.
  */
 Qcow2Io *qcow2_io_recorder_new_beside(Qcow2Io *below, Qcow2Io *first);
 

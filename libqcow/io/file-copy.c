@@ -147,7 +147,8 @@ static bool is_cached(int fd, uint64_t offset)
     return preadv2(fd, &one, 1, (off_t) offset, RWF_NOWAIT) == 1;
 }
 
-/* To see that all is there the kernel looks at every page, which takes an eighth of the time of copying them. */
+/* To see that all is there the kernel looks at every page, which takes an eighth of the time of copying them.
+ */
 bool qcow2_file_start_reading(Qcow2Io *io, uint64_t offset, uint64_t len_bytes)
 {
     Qcow2FileIo *file = (Qcow2FileIo *) io;

@@ -79,7 +79,8 @@ bool qcow2_io_read(Qcow2Io *io, uint64_t offset, void *buffer, size_t len_bytes,
 bool qcow2_io_write(Qcow2Io *io, uint64_t offset, const void *buffer, size_t len_bytes, GError **error);
 bool qcow2_io_flush(Qcow2Io *io, GError **error);
 
-/** qcow2_io_write_named: the same; errors begin with the name of the place, for callers that know no better one. */
+/** qcow2_io_write_named: the same; errors begin with the name of the place, for callers that know no better
+ * one. */
 bool qcow2_io_write_named(Qcow2Io *io, uint64_t offset, const void *buffer, size_t len_bytes, GError **error);
 
 /** qcow2_io_get_size: the size now; a growing file is asked each time. */
@@ -109,7 +110,8 @@ Qcow2CopyOutcome qcow2_io_copy_from(Qcow2Io *io, uint64_t offset, Qcow2Io *sourc
 /** qcow2_io_start_writeback: a hint that this range is complete and a flush will follow. */
 void qcow2_io_start_writeback(Qcow2Io *io, uint64_t offset, uint64_t len_bytes);
 
-/** qcow2_io_start_reading: a hint that this range will be read soon; false when it is in memory, or nothing can be done. */
+/** qcow2_io_start_reading: a hint that this range will be read soon; false when it is in memory, or nothing
+ * can be done. */
 bool qcow2_io_start_reading(Qcow2Io *io, uint64_t offset, uint64_t len_bytes);
 
 /** qcow2_io_identify: known = false when the back end cannot tell. */

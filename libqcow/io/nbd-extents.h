@@ -16,7 +16,8 @@ void qcow2_nbd_extents_free(Qcow2NbdExtents *extents);
 /** qcow2_nbd_extents_put: @answer has Qcow2IoExtent elements, the first from @offset on; taken over. */
 void qcow2_nbd_extents_put(Qcow2NbdExtents *extents, uint64_t offset, GArray *answer);
 
-/** qcow2_nbd_extents_find: what is known about the bytes from @offset on; false when nothing is, or is old. */
+/** qcow2_nbd_extents_find: what is known about the bytes from @offset on; false when nothing is, or is old.
+ */
 bool qcow2_nbd_extents_find(Qcow2NbdExtents *extents, uint64_t offset, Qcow2IoExtent *ret);
 
 #endif

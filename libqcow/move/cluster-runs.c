@@ -32,7 +32,8 @@ static uint64_t whole_clusters(const Qcow2RunRules *rules, const Qcow2Extent *ex
     if (start % cluster_size != 0) {
         return 0;
     }
-    return end >= rules->state->size ? qcow2_div_round_up(end - start, cluster_size) : (end - start) / cluster_size;
+    return end >= rules->state->size ? qcow2_div_round_up(end - start, cluster_size)
+                                     : (end - start) / cluster_size;
 }
 
 static uint32_t low_bits(unsigned n)
@@ -54,7 +55,8 @@ static Qcow2RunKind kind_of_data(const Qcow2RunRules *rules)
     return rules->compress ? QCOW2_RUN_STREAM : QCOW2_RUN_DATA;
 }
 
-static void run_of_one_extent(const Qcow2RunRules *rules, const Qcow2Extent *extent, uint64_t n, Qcow2ClusterRun *run)
+static void run_of_one_extent(const Qcow2RunRules *rules, const Qcow2Extent *extent, uint64_t n,
+                              Qcow2ClusterRun *run)
 {
     uint64_t cluster_size = rules->layout->cluster_size;
 
@@ -77,7 +79,8 @@ static void run_of_one_extent(const Qcow2RunRules *rules, const Qcow2Extent *ext
 }
 
 /* One cluster of several extents, or with parts that are not carried (extended L2). */
-static void run_of_mixed_cluster(const Qcow2RunRules *rules, const GArray *extents, guint index, Qcow2ClusterRun *run)
+static void run_of_mixed_cluster(const Qcow2RunRules *rules, const GArray *extents, guint index,
+                                 Qcow2ClusterRun *run)
 {
     const Qcow2Layout *layout = rules->layout;
     uint64_t base = run->first_cluster << layout->cluster_bits;
@@ -106,7 +109,8 @@ static void run_of_mixed_cluster(const Qcow2RunRules *rules, const GArray *exten
               : QCOW2_RUN_DATA;
 }
 
-bool qcow2_next_run(const Qcow2RunRules *rules, const GArray *extents, Qcow2RunCursor *cursor, Qcow2ClusterRun *ret)
+bool qcow2_next_run(const Qcow2RunRules *rules, const GArray *extents, Qcow2RunCursor *cursor,
+                    Qcow2ClusterRun *ret)
 {
     const Qcow2Extent *extent = extent_at(extents, cursor->extent);
 

@@ -38,6 +38,7 @@ typedef struct Qcow2RunCursor {
 } Qcow2RunCursor;
 
 /** qcow2_next_run: false when @extents is used up. */
-bool qcow2_next_run(const Qcow2RunRules *rules, const GArray *extents, Qcow2RunCursor *cursor, Qcow2ClusterRun *ret);
+bool qcow2_next_run(const Qcow2RunRules *rules, const GArray *extents, Qcow2RunCursor *cursor,
+                    Qcow2ClusterRun *ret);
 
 #endif

@@ -45,7 +45,8 @@ static bool set_zero(InPlace *self, const Qcow2ClusterRun *run, GError **error)
 
     self->stats.zero_clusters += run->n_clusters;
     if (self->zeros_are_nothing) {
-        return qcow2_editor_drop(self->editor, run->first_cluster, run->first_cluster + run->n_clusters, error);
+        return qcow2_editor_drop(self->editor, run->first_cluster, run->first_cluster + run->n_clusters,
+                                 error);
     }
     for (uint64_t i = 0; i < run->n_clusters; i++) {
         uint64_t old_raw, old_bitmap;
@@ -61,7 +62,8 @@ static bool set_zero(InPlace *self, const Qcow2ClusterRun *run, GError **error)
 }
 
 /* A free cluster holds anything: zeros are written like data, also behind the end of the disk. */
-static bool fill_run(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, uint64_t host_offset, GError **error)
+static bool fill_run(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, uint64_t host_offset,
+                     GError **error)
 {
     uint64_t base = run->first_cluster << self->rules.layout->cluster_bits;
     uint64_t end = base + (run->n_clusters << self->rules.layout->cluster_bits);
@@ -77,8 +79,11 @@ static bool fill_run(InPlace *self, const Qcow2ClusterRun *run, const GArray *ex
             return false;
         }
     }
-    Qcow2Extent tail = { .guest_offset = run->guest_end, .len_bytes = end - run->guest_end, .kind = QCOW2_EXTENT_ZERO };
-    return tail.len_bytes == 0 || qcow2_mover_add(self->mover, &tail, host_offset + (run->guest_end - base), error);
+    Qcow2Extent tail = { .guest_offset = run->guest_end,
+                         .len_bytes = end - run->guest_end,
+                         .kind = QCOW2_EXTENT_ZERO };
+    return tail.len_bytes == 0
+           || qcow2_mover_add(self->mover, &tail, host_offset + (run->guest_end - base), error);
 }
 
 static bool set_data(InPlace *self, const Qcow2ClusterRun *run, uint64_t *ret_host_offset, GError **error)
@@ -101,8 +106,10 @@ static bool write_stream(InPlace *self, uint64_t cluster, const Qcow2Stream *str
             return false;
         }
         if (!qcow2_l2_encode_compressed(self->rules.layout, host_offset, stream->len_bytes, &raw)) {
-            return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "a compressed cluster at 0x%" PRIx64 " is past what an entry can"
-                              " name", host_offset);
+            return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                              "a compressed cluster at 0x%" PRIx64 " is past what an entry can"
+                              " name",
+                              host_offset);
         }
         self->stats.compressed_clusters++;
         if (!qcow2_editor_set(self->editor, cluster, 1, raw, 0, 0, error)) {
@@ -148,9 +155,10 @@ static bool apply_extents(InPlace *self, const GArray *extents, GError **error)
 
     while (qcow2_next_run(&self->rules, extents, &cursor, &run)) {
         uint64_t host_offset;
-        bool ok = run.kind == QCOW2_RUN_ZERO   ? set_zero(self, &run, error)
-                : run.kind == QCOW2_RUN_STREAM ? make_streams(self, &run, extents, error)
-                : set_data(self, &run, &host_offset, error) && fill_run(self, &run, extents, host_offset, error);
+        bool ok = run.kind == QCOW2_RUN_ZERO     ? set_zero(self, &run, error)
+                  : run.kind == QCOW2_RUN_STREAM ? make_streams(self, &run, extents, error)
+                                                 : set_data(self, &run, &host_offset, error)
+                                                       && fill_run(self, &run, extents, host_offset, error);
         if (!ok) {
             return false;
         }
@@ -195,8 +203,8 @@ static bool apply_choice(InPlace *self, Qcow2Choice *choice, uint64_t limit, GEr
 }
 
 /*
- * From the cluster in which the image ended on, entries left over from a larger time and the layers below would
- * show: all of it is set to what the state says.
+ * From the cluster in which the image ended on, entries left over from a larger time and the layers below
+ * would show: all of it is set to what the state says.
  */
 static bool apply_growth(InPlace *self, uint64_t from, GError **error)
 {
@@ -227,8 +235,8 @@ static bool run_in_place(InPlace *self, Qcow2Choice *choice, GError **error)
 }
 
 bool qcow2_in_place_apply(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, Qcow2Choice *choice,
-                          const Qcow2InPlaceOptions *options, Qcow2InPlaceStats *ret_stats, Qcow2Progress *progress,
-                          GError **error)
+                          const Qcow2InPlaceOptions *options, Qcow2InPlaceStats *ret_stats,
+                          Qcow2Progress *progress, GError **error)
 {
     Qcow2MoverOptions mover_options = { .n_threads = options->n_threads, .no_reflink = options->no_reflink };
     InPlace self = {
@@ -247,7 +255,8 @@ bool qcow2_in_place_apply(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, 
     };
 
     if (image->header.layout.has_data_file) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the image keeps its data in an external data file, which can only be"
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "the image keeps its data in an external data file, which can only be"
                           " overwritten in place");
     }
     Qcow2View view = qcow2_image_active_view(image);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A sink for the mover: an existing image, whose active layer becomes what the source state is. Data goes into new
- * clusters, tables are new ones, and one batch makes all of it real: until then the image is as it was.
+ * A sink for the mover: an existing image, whose active layer becomes what the source state is. Data goes
+ * into new clusters, tables are new ones, and one batch makes all of it real: until then the image is as it
+ * was.
  */
 #ifndef QCOW2_MOVE_IN_PLACE_H
 #define QCOW2_MOVE_IN_PLACE_H
@@ -30,7 +31,7 @@ uint64_t qcow2_in_place_unit(const Qcow2Image *image);
  * @choice: whole units; where the image must change
  */
 bool qcow2_in_place_apply(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, Qcow2Choice *choice,
-                          const Qcow2InPlaceOptions *options, Qcow2InPlaceStats *ret_stats, Qcow2Progress *progress,
-                          GError **error);
+                          const Qcow2InPlaceOptions *options, Qcow2InPlaceStats *ret_stats,
+                          Qcow2Progress *progress, GError **error);
 
 #endif

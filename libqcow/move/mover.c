@@ -109,7 +109,8 @@ static bool clone_run(Qcow2Mover *mover, Run *run, GError **error)
     while (!g_atomic_int_get(&mover->cannot_clone) && run->len_bytes >= CLONE_UNIT
            && (run->source_offset | run->target_offset) % CLONE_UNIT == 0) {
         uint64_t len = MIN(qcow2_align_down(run->len_bytes, CLONE_UNIT), max);
-        switch (qcow2_io_clone_from(mover->target, run->target_offset, run->source, run->source_offset, len, error)) {
+        switch (qcow2_io_clone_from(mover->target, run->target_offset, run->source, run->source_offset, len,
+                                    error)) {
         case QCOW2_COPY_DONE:
             break;
         case QCOW2_COPY_IMPOSSIBLE:
@@ -131,19 +132,22 @@ bool qcow2_mover_can_share(Qcow2Mover *mover, const Qcow2Extent *extent, uint64_
 {
     Qcow2Image *image = qcow2_chain_image(mover->source->chain, extent->layer);
 
-    if (g_atomic_int_get(&mover->cannot_clone) || extent->kind != QCOW2_EXTENT_DATA || extent->len_bytes < CLONE_UNIT
-        || (extent->host_offset | target_offset) % CLONE_UNIT != 0 || !qcow2_image_check_readable(image, NULL)) {
+    if (g_atomic_int_get(&mover->cannot_clone) || extent->kind != QCOW2_EXTENT_DATA
+        || extent->len_bytes < CLONE_UNIT || (extent->host_offset | target_offset) % CLONE_UNIT != 0
+        || !qcow2_image_check_readable(image, NULL)) {
         return false;
     }
-    return qcow2_io_clone_from(mover->target, target_offset, image->data, extent->host_offset, CLONE_UNIT, NULL)
-        == QCOW2_COPY_DONE;
+    return qcow2_io_clone_from(mover->target, target_offset, image->data, extent->host_offset, CLONE_UNIT,
+                               NULL)
+           == QCOW2_COPY_DONE;
 }
 
 static bool copy_by_kernel(Qcow2Mover *mover, Run *run, GError **error)
 {
     while (!g_atomic_int_get(&mover->cannot_copy) && run->len_bytes > 0) {
         uint64_t len = MIN(run->len_bytes, TASK_SIZE);
-        switch (qcow2_io_copy_from(mover->target, run->target_offset, run->source, run->source_offset, len, error)) {
+        switch (qcow2_io_copy_from(mover->target, run->target_offset, run->source, run->source_offset, len,
+                                   error)) {
         case QCOW2_COPY_DONE:
             break;
         case QCOW2_COPY_IMPOSSIBLE:
@@ -161,7 +165,8 @@ static bool copy_by_kernel(Qcow2Mover *mover, Run *run, GError **error)
     return true;
 }
 
-static bool write_target(Qcow2Mover *mover, uint64_t offset, const void *buffer, size_t len_bytes, GError **error)
+static bool write_target(Qcow2Mover *mover, uint64_t offset, const void *buffer, size_t len_bytes,
+                         GError **error)
 {
     if (!qcow2_io_write_named(mover->target, offset, buffer, len_bytes, error)) {
         return false;
@@ -181,8 +186,9 @@ static bool copy_by_buffer(Qcow2Mover *mover, const Task *task, uint64_t skip, G
 
     for (uint64_t at = skip; ok && at < end;) {
         size_t len = MIN(BUFFER_SIZE, end - at);
-        ok = qcow2_state_read_extent(mover->source, reader, extent, extent->guest_offset + at, buffer, len, error)
-          && write_target(mover, task->job->target_offset + at, buffer, len, error);
+        ok = qcow2_state_read_extent(mover->source, reader, extent, extent->guest_offset + at, buffer, len,
+                                     error)
+             && write_target(mover, task->job->target_offset + at, buffer, len, error);
         at += len;
     }
     qcow2_reader_pool_give(mover->readers, reader);
@@ -200,12 +206,14 @@ static bool move_data(Qcow2Mover *mover, const Task *task, GError **error)
         .len_bytes = task->len_bytes,
     };
 
-    if (!qcow2_image_check_readable(image, error) || !clone_run(mover, &run, error) || !copy_by_kernel(mover, &run, error)) {
+    if (!qcow2_image_check_readable(image, error) || !clone_run(mover, &run, error)
+        || !copy_by_kernel(mover, &run, error)) {
         g_prefix_error(error, "'%s' to '%s': ", qcow2_chain_layer_name(mover->source->chain, extent->layer),
                        mover->target->name);
         return false;
     }
-    return run.len_bytes == 0 || copy_by_buffer(mover, task, task->skip + task->len_bytes - run.len_bytes, error);
+    return run.len_bytes == 0
+           || copy_by_buffer(mover, task, task->skip + task->len_bytes - run.len_bytes, error);
 }
 
 static bool do_task(size_t index, void *data, GError **error)
@@ -254,7 +262,8 @@ bool qcow2_mover_add(Qcow2Mover *mover, const Qcow2Extent *extent, uint64_t targ
         g_array_append_val(mover->jobs, job);
     }
     mover->queued_bytes += extent->len_bytes;
-    return (mover->queued_bytes < BATCH_SIZE && mover->jobs->len < BATCH_JOBS) || qcow2_mover_drain(mover, error);
+    return (mover->queued_bytes < BATCH_SIZE && mover->jobs->len < BATCH_JOBS)
+           || qcow2_mover_drain(mover, error);
 }
 
 /* Sharing takes the same time for any length, so that a run is only cut when it will be copied. */
@@ -325,8 +334,8 @@ static bool start_reading_range(Qcow2Mover *mover, const GArray *ranges, guint i
 
 /*
  * Starts reading what one thread will copy piece by piece, in the order of the source: the guest wrote in an
- * order of its own, so that neighbours there are not neighbours in the target. When some samples are in memory
- * all is taken to be there, as it is after a recent write: looking costs time as well.
+ * order of its own, so that neighbours there are not neighbours in the target. When some samples are in
+ * memory all is taken to be there, as it is after a recent write: looking costs time as well.
  */
 static void start_reading(Qcow2Mover *mover)
 {
@@ -440,7 +449,8 @@ static bool do_tasks(Qcow2Mover *mover, GError **error)
     if (is_kernels_work(mover)) {
         return copy_by_one_thread(mover, 1, error);
     }
-    if (!qcow2_parallel_for(mover->options.n_threads, rest.end - rest.first, do_task_of_chunk, &rest, error)) {
+    if (!qcow2_parallel_for(mover->options.n_threads, rest.end - rest.first, do_task_of_chunk, &rest,
+                            error)) {
         return false;
     }
     note_written(&rest);

@@ -123,18 +123,21 @@ static bool map_zero(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *
     uint64_t raw = overlay->rules.layout->extended_l2 ? 0 : L2E_ZERO;
 
     overlay->stats.zero_clusters += run->n_clusters;
-    return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters, raw, bitmap_of(overlay, run), 0,
-                               error);
+    return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters, raw,
+                               bitmap_of(overlay, run), 0, error);
 }
 
-static bool map_data(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, uint64_t host_offset, GError **error)
+static bool map_data(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, uint64_t host_offset,
+                     GError **error)
 {
     overlay->stats.data_clusters += run->n_clusters;
-    return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters, host_offset | L2E_COPIED,
-                               bitmap_of(overlay, run), overlay->rules.layout->cluster_size, error);
+    return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters,
+                               host_offset | L2E_COPIED, bitmap_of(overlay, run),
+                               overlay->rules.layout->cluster_size, error);
 }
 
-static bool write_stream(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, const Qcow2Stream *stream, GError **error)
+static bool write_stream(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, const Qcow2Stream *stream,
+                         GError **error)
 {
     const Qcow2Layout *layout = overlay->rules.layout;
     Qcow2ClusterRun run = { .first_cluster = cluster, .n_clusters = 1, .data_mask = UINT32_MAX };
@@ -143,8 +146,10 @@ static bool write_stream(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, c
     if (stream->compressed) {
         host_offset = qcow2_new_image_take_stream(overlay->image, stream->len_bytes);
         if (!qcow2_l2_encode_compressed(layout, host_offset, stream->len_bytes, &raw)) {
-            return qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s': a compressed cluster at 0x%" PRIx64 " is past what an entry"
-                              " can name: choose other clusters", io->name, host_offset);
+            return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                              "'%s': a compressed cluster at 0x%" PRIx64 " is past what an entry"
+                              " can name: choose other clusters",
+                              io->name, host_offset);
         }
         overlay->stats.compressed_clusters++;
         overlay->stats.bytes_passed_through += stream->pass_through ? stream->len_bytes : 0;
@@ -170,8 +175,8 @@ static Qcow2Extent slice_of_run(const Qcow2ClusterRun *run, const Qcow2Extent *e
 }
 
 /* What reads as zeros is a hole of the new file already. */
-static bool move_run(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, const GArray *extents, uint64_t host_offset,
-                     GError **error)
+static bool move_run(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, const GArray *extents,
+                     uint64_t host_offset, GError **error)
 {
     uint64_t base = run->first_cluster << overlay->rules.layout->cluster_bits;
 
@@ -185,7 +190,8 @@ static bool move_run(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, const GA
             if (!qcow2_progress_advance(overlay->progress, slice.len_bytes, error)) {
                 return false;
             }
-        } else if (!qcow2_mover_add(overlay->mover, &slice, host_offset + (slice.guest_offset - base), error)) {
+        } else if (!qcow2_mover_add(overlay->mover, &slice, host_offset + (slice.guest_offset - base),
+                                    error)) {
             return false;
         }
     }
@@ -244,7 +250,8 @@ static bool place_data(Qcow2Overlay *overlay, const GArray *extents, GError **er
     return true;
 }
 
-static bool write_waiting_run(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, guint *stream, GError **error)
+static bool write_waiting_run(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, guint *stream,
+                              GError **error)
 {
     switch (run->kind) {
     case QCOW2_RUN_ZERO:
@@ -253,8 +260,8 @@ static bool write_waiting_run(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2Clu
         return map_data(overlay, io, run, run->host_offset, error);
     case QCOW2_RUN_STREAM:
         for (uint64_t i = 0; i < run->n_clusters; i++) {
-            if (!write_stream(overlay, io, run->first_cluster + i, &g_array_index(overlay->streams, Qcow2Stream, *stream),
-                              error)) {
+            if (!write_stream(overlay, io, run->first_cluster + i,
+                              &g_array_index(overlay->streams, Qcow2Stream, *stream), error)) {
                 return false;
             }
             (*stream)++;
@@ -267,7 +274,10 @@ static bool write_waiting_run(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2Clu
 static bool write_waiting_runs(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
 {
     Qcow2StreamRules rules = {
-        overlay->state, overlay->rules.layout->cluster_size, overlay->rules.compression, overlay->options.n_threads,
+        overlay->state,
+        overlay->rules.layout->cluster_size,
+        overlay->rules.compression,
+        overlay->options.n_threads,
         overlay->readers,
     };
     bool ok = place_data(overlay, extents, error)
@@ -275,7 +285,8 @@ static bool write_waiting_runs(Qcow2Overlay *overlay, Qcow2Io *io, const GArray 
     guint stream = 0;
 
     for (guint i = 0; ok && i < overlay->runs->len; i++) {
-        ok = write_waiting_run(overlay, io, &g_array_index(overlay->runs, Qcow2ClusterRun, i), &stream, error);
+        ok =
+            write_waiting_run(overlay, io, &g_array_index(overlay->runs, Qcow2ClusterRun, i), &stream, error);
     }
     qcow2_streams_clear(overlay->streams);
     g_array_set_size(overlay->runs, 0);
@@ -355,17 +366,18 @@ bool qcow2_overlay_end_tables(Qcow2Overlay *overlay, Qcow2Io *io, GError **error
 }
 
 /* The bytes of one extent's part of a run, at their place; the target fills the gaps with zeros. */
-static bool write_slice(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2Extent *slice, uint64_t target_offset, uint8_t *buffer,
-                        GError **error)
+static bool write_slice(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2Extent *slice, uint64_t target_offset,
+                        uint8_t *buffer, GError **error)
 {
     Qcow2Reader *reader = qcow2_reader_pool_take(overlay->readers);
     bool ok = true;
 
     for (uint64_t done = 0; ok && done < slice->len_bytes;) {
         size_t len = MIN(BUFFER_SIZE, slice->len_bytes - done);
-        ok = qcow2_state_read_extent(overlay->state, reader, slice, slice->guest_offset + done, buffer, len, error)
-          && qcow2_io_write_named(io, target_offset + done, buffer, len, error)
-          && qcow2_progress_advance(overlay->progress, len, error);
+        ok = qcow2_state_read_extent(overlay->state, reader, slice, slice->guest_offset + done, buffer, len,
+                                     error)
+             && qcow2_io_write_named(io, target_offset + done, buffer, len, error)
+             && qcow2_progress_advance(overlay->progress, len, error);
         done += len;
     }
     overlay->stats.moved.bytes_copied += slice->len_bytes;

@@ -9,8 +9,8 @@
  * The runs of data in the order in which their clusters lie in the target.
  *
  * Guest order is best for whoever reads the target later. Where extents are shared the bytes stay where they
- * are, and in the order of the source neighbours are shared in one call: a guest that writes here and there gives
- * a snapshot clusters that lie side by side in the file and nowhere else.
+ * are, and in the order of the source neighbours are shared in one call: a guest that writes here and there
+ * gives a snapshot clusters that lie side by side in the file and nowhere else.
  */
 typedef struct Qcow2Placement {
     GArray *runs;             /* Qcow2ClusterRun: all of them; placing sets their host_offset */

@@ -53,7 +53,8 @@ bool qcow2_spool_fill(Qcow2Io *spool, int fd, uint64_t *ret_len, Qcow2Progress *
     }
 }
 
-bool qcow2_check_digest(Qcow2Io *io, uint64_t len_bytes, uint64_t cluster_size, Qcow2Progress *progress, GError **error)
+bool qcow2_check_digest(Qcow2Io *io, uint64_t len_bytes, uint64_t cluster_size, Qcow2Progress *progress,
+                        GError **error)
 {
     g_autoptr(GChecksum) checksum = g_checksum_new(G_CHECKSUM_SHA256);
     g_autofree uint8_t *buffer = g_malloc(BUFFER_SIZE);
@@ -61,8 +62,10 @@ bool qcow2_check_digest(Qcow2Io *io, uint64_t len_bytes, uint64_t cluster_size, 
     gsize digest_len = sizeof(found);
 
     if (len_bytes < 2 * cluster_size || len_bytes % cluster_size != 0) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "the stream was cut: it has %" PRIu64 " bytes, no whole number of"
-                          " clusters", len_bytes);
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "the stream was cut: it has %" PRIu64 " bytes, no whole number of"
+                          " clusters",
+                          len_bytes);
     }
     uint64_t end = len_bytes - cluster_size;
     for (uint64_t at = 0; at < end;) {
@@ -78,6 +81,7 @@ bool qcow2_check_digest(Qcow2Io *io, uint64_t len_bytes, uint64_t cluster_size, 
         return false;
     }
     return memcmp(wanted, found, sizeof(found)) == 0
-        || qcow2_fail(error, QCOW2_ERROR_INVALID, "the stream was cut or damaged: its last cluster does not hold the SHA-256 of"
-                      " all before it");
+           || qcow2_fail(error, QCOW2_ERROR_INVALID,
+                         "the stream was cut or damaged: its last cluster does not hold the SHA-256 of"
+                         " all before it");
 }

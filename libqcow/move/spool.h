@@ -11,6 +11,7 @@ Qcow2Io *qcow2_spool_new(GError **error);
 bool qcow2_spool_fill(Qcow2Io *spool, int fd, uint64_t *ret_len, Qcow2Progress *progress, GError **error);
 
 /** qcow2_check_digest: the last cluster of a delta's stream holds the SHA-256 of all before it. */
-bool qcow2_check_digest(Qcow2Io *io, uint64_t len_bytes, uint64_t cluster_size, Qcow2Progress *progress, GError **error);
+bool qcow2_check_digest(Qcow2Io *io, uint64_t len_bytes, uint64_t cluster_size, Qcow2Progress *progress,
+                        GError **error);
 
 #endif

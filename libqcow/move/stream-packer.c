@@ -10,7 +10,8 @@ static bool count_stream(Qcow2Batch *batch, uint64_t host_offset, GError **error
     return qcow2_batch_add(batch, host_offset, 1, 1, error);
 }
 
-uint64_t qcow2_stream_packer_take(Qcow2StreamPacker *packer, Qcow2Batch *batch, uint64_t len_bytes, GError **error)
+uint64_t qcow2_stream_packer_take(Qcow2StreamPacker *packer, Qcow2Batch *batch, uint64_t len_bytes,
+                                  GError **error)
 {
     const Qcow2Layout *layout = &qcow2_batch_header(batch)->layout;
     uint64_t cluster_size = layout->cluster_size;

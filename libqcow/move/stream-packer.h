@@ -11,7 +11,9 @@ typedef struct Qcow2StreamPacker {
     uint64_t n_in_cluster;    /* streams that touch the cluster that is open */
 } Qcow2StreamPacker;
 
-/** qcow2_stream_packer_take: room for @len_bytes, less than a cluster; its host offset, or 0 with an error. */
-uint64_t qcow2_stream_packer_take(Qcow2StreamPacker *packer, Qcow2Batch *batch, uint64_t len_bytes, GError **error);
+/** qcow2_stream_packer_take: room for @len_bytes, less than a cluster; its host offset, or 0 with an error.
+ */
+uint64_t qcow2_stream_packer_take(Qcow2StreamPacker *packer, Qcow2Batch *batch, uint64_t len_bytes,
+                                  GError **error);
 
 #endif

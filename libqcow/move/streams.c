@@ -11,7 +11,8 @@ typedef struct Work {
 } Work;
 
 /* The bytes of the target cluster. */
-static bool read_cluster(const Work *work, Qcow2Reader *reader, const Qcow2Stream *stream, uint8_t *cluster, GError **error)
+static bool read_cluster(const Work *work, Qcow2Reader *reader, const Qcow2Stream *stream, uint8_t *cluster,
+                         GError **error)
 {
     memset(cluster, 0, work->rules->cluster_size);
     for (guint i = stream->first_extent; i < stream->extents->len; i++) {
@@ -21,15 +22,16 @@ static bool read_cluster(const Work *work, Qcow2Reader *reader, const Qcow2Strea
         if (start >= end) {
             break;
         }
-        if (!qcow2_state_read_extent(work->rules->state, reader, extent, start, cluster + (start - stream->guest_start),
-                                     end - start, error)) {
+        if (!qcow2_state_read_extent(work->rules->state, reader, extent, start,
+                                     cluster + (start - stream->guest_start), end - start, error)) {
             return false;
         }
     }
     return true;
 }
 
-static bool compress(const Work *work, Qcow2Reader *reader, Qcow2Stream *stream, uint8_t *cluster, GError **error)
+static bool compress(const Work *work, Qcow2Reader *reader, Qcow2Stream *stream, uint8_t *cluster,
+                     GError **error)
 {
     size_t cluster_size = work->rules->cluster_size;
     g_autofree uint8_t *room = g_try_malloc(cluster_size);
@@ -51,8 +53,8 @@ static bool compress(const Work *work, Qcow2Reader *reader, Qcow2Stream *stream,
 }
 
 /*
- * The source's own stream. One without an end mark has no length to be cut at, and one that is no smaller than
- * a cluster is not worth its name: these leave no bytes, and the cluster is compressed again.
+ * The source's own stream. One without an end mark has no length to be cut at, and one that is no smaller
+ * than a cluster is not worth its name: these leave no bytes, and the cluster is compressed again.
  */
 static bool pass_through(const Work *work, Qcow2Reader *reader, Qcow2Stream *stream, GError **error)
 {
@@ -60,7 +62,8 @@ static bool pass_through(const Work *work, Qcow2Reader *reader, Qcow2Stream *str
     const uint8_t *bytes;
     size_t len;
 
-    bytes = qcow2_reader_stream(reader, qcow2_chain_image(work->rules->state->chain, extent->layer), extent, &len, error);
+    bytes = qcow2_reader_stream(reader, qcow2_chain_image(work->rules->state->chain, extent->layer), extent,
+                                &len, error);
     if (!bytes) {
         g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(work->rules->state->chain, extent->layer));
         return false;
@@ -85,7 +88,8 @@ static bool make(const Work *work, Qcow2Reader *reader, Qcow2Stream *stream, GEr
         return qcow2_fail_memory(error, cluster_size, "a cluster");
     }
     stream->pass_through = false;
-    if (!read_cluster(work, reader, stream, cluster, error) || !compress(work, reader, stream, cluster, error)) {
+    if (!read_cluster(work, reader, stream, cluster, error)
+        || !compress(work, reader, stream, cluster, error)) {
         return false;
     }
     if (!stream->bytes) {

@@ -66,9 +66,11 @@ static bool dispatch(Qcow2Export *job, GError **error)
         return qcow2_export_to_raw(job, error);
     }
     if (format && strcmp(format, "qcow2") != 0) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "output format '%s' is not supported; qcow2 and raw are", format);
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "output format '%s' is not supported; qcow2 and raw are", format);
     }
-    return strcmp(job->output, "-") == 0 ? qcow2_export_to_pipe(job, error) : qcow2_export_to_file(job, error);
+    return strcmp(job->output, "-") == 0 ? qcow2_export_to_pipe(job, error)
+                                         : qcow2_export_to_file(job, error);
 }
 
 bool qcow2_export_delta(Qcow2State *from, Qcow2State *to, const char *output,
@@ -77,7 +79,11 @@ bool qcow2_export_delta(Qcow2State *from, Qcow2State *to, const char *output,
 {
     static const Qcow2ExportOptions defaults = { 0 };
     Qcow2Export job = {
-        .from = from, .to = to, .options = options ? options : &defaults, .output = output, .progress = progress,
+        .from = from,
+        .to = to,
+        .options = options ? options : &defaults,
+        .output = output,
+        .progress = progress,
         .trace_fd = -1,
     };
 
@@ -113,22 +119,27 @@ static bool report(const GArray *extents, Qcow2DiffExtent *pending, Qcow2DiffFun
     for (guint i = 0; i < extents->len; i++) {
         const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
         bool zero = reads_zero(extent), compressed = extent->kind == QCOW2_EXTENT_COMPRESSED;
-        if (pending->length > 0 && pending->start + pending->length == extent->guest_offset && pending->zero == zero
-            && pending->compressed == compressed) {
+        if (pending->length > 0 && pending->start + pending->length == extent->guest_offset
+            && pending->zero == zero && pending->compressed == compressed) {
             pending->length += extent->len_bytes;
             continue;
         }
         if (pending->length > 0 && !func(pending, data)) {
             return false;
         }
-        *pending = (Qcow2DiffExtent) {
-            .start = extent->guest_offset, .length = extent->len_bytes, .data = !zero, .zero = zero, .compressed = compressed,
+        *pending = (Qcow2DiffExtent){
+            .start = extent->guest_offset,
+            .length = extent->len_bytes,
+            .data = !zero,
+            .zero = zero,
+            .compressed = compressed,
         };
     }
     return true;
 }
 
-static bool map_windows(Qcow2Choice *choice, Qcow2DiffFunc func, void *data, Qcow2Progress *progress, GError **error)
+static bool map_windows(Qcow2Choice *choice, Qcow2DiffFunc func, void *data, Qcow2Progress *progress,
+                        GError **error)
 {
     Qcow2DiffExtent pending = { 0 };
     const GArray *extents = NULL;
@@ -151,7 +162,9 @@ bool qcow2_export_map(Qcow2State *from, Qcow2State *to, const Qcow2ExportOptions
                       Qcow2DiffFunc func, void *data, Qcow2Progress *progress, GError **error)
 {
     static const Qcow2ExportOptions defaults = { 0 };
-    Qcow2Export job = { .from = from, .to = to, .options = options ? options : &defaults, .progress = progress };
+    Qcow2Export job = {
+        .from = from, .to = to, .options = options ? options : &defaults, .progress = progress
+    };
     g_auto(Qcow2Header) header = { 0 };
 
     if (!begin(&job, error)) {

@@ -30,7 +30,8 @@ Qcow2Overlay *qcow2_export_count(Qcow2Export *job, Qcow2Header *header, Qcow2Cho
     return qcow2_overlay_lay_out(overlay, error) ? g_steal_pointer(&overlay) : NULL;
 }
 
-bool qcow2_export_write(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io, GError **error)
+bool qcow2_export_write(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io,
+                        GError **error)
 {
     const GArray *extents = NULL;
     uint64_t file_len;
@@ -76,8 +77,10 @@ bool qcow2_export_to_file(Qcow2Export *job, GError **error)
         return false;
     }
     /* The output first: that it cannot be made should be known before the work. */
-    g_autoptr(Qcow2Output) output = qcow2_output_new(job->output, job->options->overwrite, job->options->cache, error);
-    g_autoptr(Qcow2Choice) choice = output ? qcow2_export_choice(job, qcow2_overlay_unit(&header), true, error) : NULL;
+    g_autoptr(Qcow2Output) output =
+        qcow2_output_new(job->output, job->options->overwrite, job->options->cache, error);
+    g_autoptr(Qcow2Choice) choice =
+        output ? qcow2_export_choice(job, qcow2_overlay_unit(&header), true, error) : NULL;
     g_autoptr(Qcow2Overlay) overlay = choice ? qcow2_export_count(job, &header, choice, error) : NULL;
     g_autoptr(Qcow2Io) io = overlay ? qcow2_export_traced(job, qcow2_output_io(output)) : NULL;
 

@@ -10,16 +10,20 @@
 static bool refuse_foreign_options(const Qcow2CreateOptions *options, GError **error)
 {
     const char *name = options->has_size ? "size"
-                     : options->has_preallocation && options->preallocation != QCOW2_PREALLOCATION_OFF ? "preallocation"
-                     : options->has_nocow ? "nocow"
-                     : options->has_extent_size_hint ? "extent_size_hint"
-                     : options->data_file ? "data_file"
-                     : options->has_data_file_raw && options->data_file_raw ? "data_file_raw"
-                     : options->backing_file || options->backing_format ? "backing_file (that is -b and -F)"
-                     : NULL;
+                       : options->has_preallocation && options->preallocation != QCOW2_PREALLOCATION_OFF
+                           ? "preallocation"
+                       : options->has_nocow                                   ? "nocow"
+                       : options->has_extent_size_hint                        ? "extent_size_hint"
+                       : options->data_file                                   ? "data_file"
+                       : options->has_data_file_raw && options->data_file_raw ? "data_file_raw"
+                       : options->backing_file || options->backing_format ? "backing_file (that is -b and -F)"
+                                                                          : NULL;
 
-    return !name || qcow2_fail(error, QCOW2_ERROR_INVALID, "option %s is not for a delta; cluster_size, compat,"
-                               " refcount_bits, extended_l2, lazy_refcounts and compression_type are", name);
+    return !name
+           || qcow2_fail(error, QCOW2_ERROR_INVALID,
+                         "option %s is not for a delta; cluster_size, compat,"
+                         " refcount_bits, extended_l2, lazy_refcounts and compression_type are",
+                         name);
 }
 
 /* What is not asked for is as in the source, so that no cluster is larger or smaller than what changed. */
@@ -97,10 +101,12 @@ static bool set_backing(const Qcow2Export *job, Qcow2Header *header, GError **er
 
     if (!options->backing_name) {
         return !options->backing_format
-            || qcow2_fail(error, QCOW2_ERROR_INVALID, "-F gives the format of a backing file, and -b names none");
+               || qcow2_fail(error, QCOW2_ERROR_INVALID,
+                             "-F gives the format of a backing file, and -b names none");
     }
     if (!options->backing_format) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "backing format must be specified: give -F qcow2 or -F raw with -b");
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "backing format must be specified: give -F qcow2 or -F raw with -b");
     }
     if (strlen(options->backing_name) > QCOW2_MAX_BACKING_NAME) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID, "the backing name has %zu bytes; the limit is %u",
@@ -108,7 +114,8 @@ static bool set_backing(const Qcow2Export *job, Qcow2Header *header, GError **er
     }
     header->backing_name = g_strdup(options->backing_name);
     header->backing_format = g_strdup(options->backing_format);
-    qcow2_header_set_ext(header, QCOW2_EXT_BACKING_FORMAT, options->backing_format, strlen(options->backing_format));
+    qcow2_header_set_ext(header, QCOW2_EXT_BACKING_FORMAT, options->backing_format,
+                         strlen(options->backing_format));
     return true;
 }
 
@@ -117,7 +124,8 @@ static void set_fields(const Qcow2Export *job, const Qcow2CreateOptions *options
     unsigned cluster_bits = (unsigned)__builtin_ctzll(options->cluster_size);
     unsigned refcount_order = (unsigned)__builtin_ctz(options->refcount_bits);
 
-    header->layout = qcow2_layout(options->version, cluster_bits, options->extended_l2, refcount_order, false);
+    header->layout =
+        qcow2_layout(options->version, cluster_bits, options->extended_l2, refcount_order, false);
     header->size = job->to->size;
     header->compression = options->compression;
     header->incompatible = (options->extended_l2 ? QCOW2_INCOMPAT_EXTENDED_L2 : 0)

@@ -41,11 +41,14 @@ bool qcow2_export_refuse_layer(const Qcow2Export *job, const char *path, GError 
         const Qcow2Layer *layer = qcow2_chain_layer(chain, i);
         (void)qcow2_chain_open_data(chain, i, NULL);
         if (is_file(&layer->identity, &status)) {
-            return qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s': it is layer [%u] of the image that is exported", path, i);
+            return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                              "'%s': it is layer [%u] of the image that is exported", path, i);
         }
         if (layer->has_data_identity && is_file(&layer->data_identity, &status)) {
-            return qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s': it is the data file of layer [%u] of the image that is"
-                              " exported", path, i);
+            return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                              "'%s': it is the data file of layer [%u] of the image that is"
+                              " exported",
+                              path, i);
         }
     }
     return true;

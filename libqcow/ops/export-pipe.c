@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A delta as a stream: tables first, then data, never seeking, and in the last cluster a SHA-256 of all before
- * it. A stream that breaks off has no digest, so that whoever reads it knows.
+ * A delta as a stream: tables first, then data, never seeking, and in the last cluster a SHA-256 of all
+ * before it. A stream that breaks off has no digest, so that whoever reads it knows.
  */
 #include <unistd.h>
 
@@ -17,8 +17,8 @@
 
 typedef bool (*WindowFunc)(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error);
 
-static bool each_window(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io, WindowFunc func,
-                        GError **error)
+static bool each_window(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io,
+                        WindowFunc func, GError **error)
 {
     const GArray *extents = NULL;
 
@@ -32,7 +32,8 @@ static bool each_window(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *ch
     return true;
 }
 
-static bool write_directly(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io, GError **error)
+static bool write_directly(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io,
+                           GError **error)
 {
     return qcow2_overlay_write_head(overlay, io, error)
         && each_window(job, overlay, choice, io, qcow2_overlay_write_tables, error)
@@ -46,7 +47,8 @@ static bool copy_spool(Qcow2Export *job, Qcow2Io *spool, uint64_t len_bytes, Qco
 
     for (uint64_t at = 0; at < len_bytes;) {
         Qcow2IoExtent extent;
-        if (!qcow2_progress_check(job->progress, error) || !qcow2_io_extent(spool, at, len_bytes - at, &extent, error)) {
+        if (!qcow2_progress_check(job->progress, error)
+            || !qcow2_io_extent(spool, at, len_bytes - at, &extent, error)) {
             return false;
         }
         if (extent.zero) {
@@ -66,7 +68,8 @@ static bool copy_spool(Qcow2Export *job, Qcow2Io *spool, uint64_t len_bytes, Qco
     return true;
 }
 
-static bool write_spooled(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io, GError **error)
+static bool write_spooled(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io,
+                          GError **error)
 {
     g_autoptr(Qcow2Io) spool = qcow2_spool_new(error);
 
@@ -82,7 +85,8 @@ static bool write_digest(Qcow2Io *io, uint64_t end, size_t cluster_size, GError 
         && qcow2_io_write_named(io, end, cluster, cluster_size, error);
 }
 
-static bool write_stream(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, size_t cluster_size, GError **error)
+static bool write_stream(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, size_t cluster_size,
+                         GError **error)
 {
     g_autoptr(Qcow2Io) pipe = qcow2_io_file_from_fd(dup(STDOUT_FILENO), "standard output", true);
     g_autoptr(Qcow2Io) traced = qcow2_export_traced(job, pipe);

@@ -19,7 +19,8 @@
 static Qcow2Io *open_place(const Qcow2Export *job, const Qcow2Place *place, GError **error)
 {
     if (place->kind == QCOW2_PLACE_NBD) {
-        return qcow2_io_nbd_open(place->target, true, job->options->cache, job->to->chain->options.n_threads, error);
+        return qcow2_io_nbd_open(place->target, true, job->options->cache, job->to->chain->options.n_threads,
+                                 error);
     }
     Qcow2FileOptions options = {
         .writable = true,
@@ -39,7 +40,8 @@ static Qcow2Io *open_target(const Qcow2Export *job, GError **error)
 {
     g_autoptr(Qcow2Place) place = qcow2_place_parse(job->output, NULL, false, error);
 
-    if (!place || (place->kind == QCOW2_PLACE_FILE && !qcow2_export_refuse_layer(job, place->target, error))) {
+    if (!place
+        || (place->kind == QCOW2_PLACE_FILE && !qcow2_export_refuse_layer(job, place->target, error))) {
         return NULL;
     }
     Qcow2Io *io = open_place(job, place, error);
@@ -62,8 +64,10 @@ static bool resize_target(const Qcow2Export *job, Qcow2Io *target, uint64_t *ret
     if (!resizable) {
         *ret_dirty_from = MIN(job->from->size, job->to->size);
         return size >= job->to->size
-            || qcow2_fail(error, QCOW2_ERROR_NO_SPACE, "it has %" PRIu64 " bytes, too few for %s with %" PRIu64
-                          " bytes; nothing was written", size, job->to->name, job->to->size);
+               || qcow2_fail(error, QCOW2_ERROR_NO_SPACE,
+                             "it has %" PRIu64 " bytes, too few for %s with %" PRIu64
+                             " bytes; nothing was written",
+                             size, job->to->name, job->to->size);
     }
     if (size > job->from->size && !qcow2_io_truncate(target, job->from->size, error)) {
         return false;

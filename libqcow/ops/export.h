@@ -28,8 +28,8 @@ Qcow2Choice *qcow2_export_choice(const Qcow2Export *job, uint64_t unit, bool ali
 Qcow2Io *qcow2_export_traced(const Qcow2Export *job, Qcow2Io *io);
 
 /**
- * qcow2_export_refuse_layer: replacing or patching a file that the image is made of would change its other states,
- * and all that stands on that layer.
+ * qcow2_export_refuse_layer: replacing or patching a file that the image is made of would change its other
+ * states, and all that stands on that layer.
  */
 bool qcow2_export_refuse_layer(const Qcow2Export *job, const char *path, GError **error);
 
@@ -40,7 +40,8 @@ bool qcow2_export_to_raw(Qcow2Export *job, GError **error);
 
 /* Shared by file and pipe. */
 Qcow2Overlay *qcow2_export_count(Qcow2Export *job, Qcow2Header *header, Qcow2Choice *choice, GError **error);
-bool qcow2_export_write(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io, GError **error);
+bool qcow2_export_write(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io,
+                        GError **error);
 void qcow2_export_take_stats(Qcow2Export *job, const Qcow2Overlay *overlay, uint64_t file_len);
 
 static inline bool qcow2_export_source_in_use(const Qcow2Export *job)

@@ -28,8 +28,8 @@ static void free_state(gpointer state)
 }
 
 /*
- * What has a meaning in a path is escaped, and so is what has one in an image name: QEMU takes what stands before a
- * colon for a protocol.
+ * What has a meaning in a path is escaped, and so is what has one in an image name: QEMU takes what stands
+ * before a colon for a protocol.
  */
 static char *file_stem(const char *name)
 {
@@ -61,8 +61,9 @@ static bool add_state(Externalize *self, const char *name, GError **error)
     }
     g_autofree char *stem = file_stem(state->snapshot_name);
     g_ptr_array_add(self->files, g_strdup_printf("%04u-%s.qcow2", self->states->len, stem));
-    g_ptr_array_add(self->vmstate_files,
-                    state->info.vm_state_size > 0 ? g_strdup_printf("%04u-%s.vmstate", self->states->len, stem) : NULL);
+    g_ptr_array_add(self->vmstate_files, state->info.vm_state_size > 0
+                                             ? g_strdup_printf("%04u-%s.vmstate", self->states->len, stem)
+                                             : NULL);
     return true;
 }
 
@@ -77,7 +78,8 @@ static bool list_states(Externalize *self, GError **error)
     /* The table is read again for each state: take the ids before. */
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
     for (guint i = 0; i < image->snapshots->len; i++) {
-        g_ptr_array_add(names, g_strconcat("id:", g_array_index(image->snapshots, Qcow2SnapshotEntry, i).id, NULL));
+        g_ptr_array_add(names,
+                        g_strconcat("id:", g_array_index(image->snapshots, Qcow2SnapshotEntry, i).id, NULL));
     }
     for (guint i = 0; i < names->len; i++) {
         if (!add_state(self, g_ptr_array_index(names, i), error)) {
@@ -101,7 +103,8 @@ static bool first_backing(Externalize *self, char **ret_name, const char **ret_f
         return true;
     }
     const Qcow2Layer *below = qcow2_chain_layer(self->chain, 1);
-    bool is_path = below->place->kind == QCOW2_PLACE_FILE && strcmp(below->place->shown, below->place->target) == 0;
+    bool is_path =
+        below->place->kind == QCOW2_PLACE_FILE && strcmp(below->place->shown, below->place->target) == 0;
     *ret_name = is_path ? realpath(below->place->target, NULL) : strdup(below->place->shown);
     *ret_format = below->image->kind == QCOW2_IMAGE_RAW ? "raw" : "qcow2";
     return *ret_name || qcow2_fail_errno(error, errno, "'%s'", below->place->target);
@@ -117,7 +120,8 @@ static bool write_vmstate(Externalize *self, guint index, GError **error)
     g_autofree char *path = g_build_filename(self->folder, name, NULL);
     g_autoptr(Qcow2Output) output = qcow2_output_new(path, false, QCOW2_CACHE_WRITEBACK, error);
     if (!output
-        || !qcow2_vmstate_write(g_ptr_array_index(self->states, index), qcow2_output_io(output), self->progress, error)
+        || !qcow2_vmstate_write(g_ptr_array_index(self->states, index), qcow2_output_io(output),
+                                self->progress, error)
         || !qcow2_output_publish(output, error)) {
         return false;
     }
@@ -136,8 +140,9 @@ static bool write_delta(Externalize *self, guint index, const char *backing_name
     if (!from) {
         from = base = qcow2_state_open(self->chain, backing_name ? "@backing" : "@empty", error);
     }
-    if (!from || !qcow2_export_delta(from, g_ptr_array_index(self->states, index), path, &options, NULL, self->progress,
-                                     error)) {
+    if (!from
+        || !qcow2_export_delta(from, g_ptr_array_index(self->states, index), path, &options, NULL,
+                               self->progress, error)) {
         return false;
     }
     g_ptr_array_add(self->made, g_steal_pointer(&path));
@@ -154,7 +159,8 @@ static bool write_all(Externalize *self, GError **error)
     }
     for (guint i = 0; i < self->states->len; i++) {
         const char *name = i > 0 ? g_ptr_array_index(self->files, i - 1) : first_name;
-        if (!write_delta(self, i, name, i > 0 ? "qcow2" : first_format, error) || !write_vmstate(self, i, error)) {
+        if (!write_delta(self, i, name, i > 0 ? "qcow2" : first_format, error)
+            || !write_vmstate(self, i, error)) {
             return false;
         }
     }

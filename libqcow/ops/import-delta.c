@@ -41,7 +41,9 @@ static void clear_import(Import *import)
 
 static bool open_stream(Import *import, GError **error)
 {
-    Qcow2OpenOptions options = { .format = "qcow2", .untrusted = true, .n_threads = import->chain->options.n_threads };
+    Qcow2OpenOptions options = { .format = "qcow2",
+                                 .untrusted = true,
+                                 .n_threads = import->chain->options.n_threads };
     g_autoptr(Qcow2Io) spool = qcow2_spool_new(error);
     uint64_t len;
 
@@ -64,8 +66,10 @@ static bool open_stream(Import *import, GError **error)
 
 static bool open_file(Import *import, const char *name, GError **error)
 {
-    Qcow2OpenOptions options = { .format = "qcow2", .n_threads = import->chain->options.n_threads,
-                                 .warn = import->chain->options.warn, .warn_data = import->chain->options.warn_data };
+    Qcow2OpenOptions options = { .format = "qcow2",
+                                 .n_threads = import->chain->options.n_threads,
+                                 .warn = import->chain->options.warn,
+                                 .warn_data = import->chain->options.warn_data };
 
     import->delta = qcow2_chain_open(name, &options, error);
     return import->delta != NULL;
@@ -78,9 +82,10 @@ static bool decode_ext(Import *import, GError **error)
 
     if (!bytes) {
         return import->options->force
-            || qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s': it does not say which state it starts from, as a delta of"
-                          " qcow-export-delta does; --force applies it all the same",
-                          qcow2_chain_layer_name(import->delta, 0));
+               || qcow2_fail(error, QCOW2_ERROR_INVALID,
+                             "'%s': it does not say which state it starts from, as a delta of"
+                             " qcow-export-delta does; --force applies it all the same",
+                             qcow2_chain_layer_name(import->delta, 0));
     }
     const uint8_t *data = g_bytes_get_data(bytes, &len);
     if (!qcow2_delta_ext_decode(data, len, &import->ext, error)) {
@@ -101,7 +106,8 @@ static bool check_kept_stream(Import *import, GError **error)
         return true;
     }
     if (!qcow2_io_get_size(image->file, &len, error)
-        || !qcow2_check_digest(image->file, len, image->header.layout.cluster_size, import->progress, error)) {
+        || !qcow2_check_digest(image->file, len, image->header.layout.cluster_size, import->progress,
+                               error)) {
         g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(import->delta, 0));
         return false;
     }
@@ -160,11 +166,13 @@ static bool is_unchanged(Import *import, const char *from_name, bool *ret_same, 
 
 static bool refuse_from(const Import *import, const char *why, GError **error)
 {
-    return qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s': the delta leads from %s%s%s, and %s; --force applies it all the same",
+    return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                      "'%s': the delta leads from %s%s%s, and %s; --force applies it all the same",
                       qcow2_chain_layer_name(import->chain, 0),
                       import->ext.from.kind == QCOW2_DELTA_SNAPSHOT ? "snapshot '" : "",
                       import->ext.from.kind == QCOW2_DELTA_SNAPSHOT ? import->ext.from.name
-                      : import->ext.from.kind == QCOW2_DELTA_EMPTY ? "an empty disk" : "a state without a name",
+                      : import->ext.from.kind == QCOW2_DELTA_EMPTY  ? "an empty disk"
+                                                                    : "a state without a name",
                       import->ext.from.kind == QCOW2_DELTA_SNAPSHOT ? "'" : "", why);
 }
 
@@ -207,8 +215,10 @@ static bool refuse_done(const Import *import, GError **error)
         if (strcmp(entry->name, name) != 0) {
             continue;
         }
-        if (import->has_ext && import->ext.to.kind == QCOW2_DELTA_SNAPSHOT && same_moment(entry, &import->ext.to)) {
-            return qcow2_fail(error, QCOW2_ERROR_EXISTS, "'%s': the delta was imported already, as snapshot '%s'",
+        if (import->has_ext && import->ext.to.kind == QCOW2_DELTA_SNAPSHOT
+            && same_moment(entry, &import->ext.to)) {
+            return qcow2_fail(error, QCOW2_ERROR_EXISTS,
+                              "'%s': the delta was imported already, as snapshot '%s'",
                               qcow2_chain_layer_name(import->chain, 0), name);
         }
         return qcow2_fail(error, QCOW2_ERROR_EXISTS, "'%s': a snapshot named '%s' is there already (id %s)",
@@ -222,12 +232,15 @@ static bool check_image(const Import *import, GError **error)
     const Qcow2Image *image = import->image;
 
     if (image->kind != QCOW2_IMAGE_QCOW2) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "a delta is imported into a qcow2 image; qcow-export-delta -O raw"
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "a delta is imported into a qcow2 image; qcow-export-delta -O raw"
                           " changes raw files");
     }
     if (image->header.n_bitmaps > 0) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the image has %" PRIu32 " dirty bitmaps, which would not record the"
-                          " change; remove them first", image->header.n_bitmaps);
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "the image has %" PRIu32 " dirty bitmaps, which would not record the"
+                          " change; remove them first",
+                          image->header.n_bitmaps);
     }
     return qcow2_image_check_readable(image, error);
 }
@@ -269,9 +282,9 @@ static bool apply(Import *import, GError **error)
     g_autoptr(Qcow2Choice) choice = qcow2_choice_new(from, to, &choice_options, error);
     g_autoptr(Qcow2Batch) batch = choice ? qcow2_batch_begin(import->image, error) : NULL;
     return batch
-        && qcow2_in_place_apply(batch, import->image, to, choice, &options, &import->stats, import->progress, error)
-        && add_snapshot(import, batch, error)
-        && qcow2_batch_commit(batch, error);
+           && qcow2_in_place_apply(batch, import->image, to, choice, &options, &import->stats,
+                                   import->progress, error)
+           && add_snapshot(import, batch, error) && qcow2_batch_commit(batch, error);
 }
 
 /* QEMU neither resizes a version 2 image that has snapshots nor applies one of another size there. */
@@ -279,10 +292,12 @@ static bool check_size(const Import *import, GError **error)
 {
     uint64_t size = qcow2_chain_image(import->delta, 0)->size;
 
-    if (import->image->header.layout.version >= 3 || import->image->snapshots->len == 0 || size == import->image->size) {
+    if (import->image->header.layout.version >= 3 || import->image->snapshots->len == 0
+        || size == import->image->size) {
         return true;
     }
-    return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "'%s': the delta has %" PRIu64 " bytes and the image %" PRIu64 ": a"
+    return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                      "'%s': the delta has %" PRIu64 " bytes and the image %" PRIu64 ": a"
                       " version 2 image with snapshots cannot change its size (compat=1.1 can)",
                       qcow2_chain_layer_name(import->chain, 0), size, import->image->size);
 }
@@ -321,9 +336,10 @@ bool qcow2_import_delta(Qcow2Chain *chain, const char *delta, const Qcow2ImportO
     bool ok = run(&import, delta, error);
 
     if (ok && ret_result) {
-        *ret_result = (Qcow2ImportResult) {
+        *ret_result = (Qcow2ImportResult){
             .bytes = import.stats.bytes,
-            .clusters = import.stats.data_clusters + import.stats.zero_clusters + import.stats.compressed_clusters,
+            .clusters =
+                import.stats.data_clusters + import.stats.zero_clusters + import.stats.compressed_clusters,
             .data_clusters = import.stats.data_clusters,
             .zero_clusters = import.stats.zero_clusters,
             .compressed_clusters = import.stats.compressed_clusters,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A backing chain as one image. The lowest layer becomes the new image; then, layer by layer, what is there becomes a
- * snapshot and the next layer is applied, as an import would. All of it happens in a file without a name.
+ * A backing chain as one image. The lowest layer becomes the new image; then, layer by layer, what is there
+ * becomes a snapshot and the next layer is applied, as an import would. All of it happens in a file without a
+ * name.
  */
 #include <string.h>
 #include <sys/stat.h>
@@ -46,7 +47,9 @@ static bool write_bottom(Internalize *self, Qcow2Io *io, GError **error)
     Qcow2State to = qcow2_state_below(self->chain, bottom);
     Qcow2ExportOptions options = { 0 };
     g_autoptr(Qcow2State) from = qcow2_state_open(self->chain, "@empty", error);
-    Qcow2Export job = { .from = from, .to = &to, .options = &options, .output = io->name, .progress = self->progress };
+    Qcow2Export job = {
+        .from = from, .to = &to, .options = &options, .output = io->name, .progress = self->progress
+    };
     g_auto(Qcow2Header) header = { 0 };
 
     if (!from) {
@@ -63,7 +66,8 @@ static bool write_bottom(Internalize *self, Qcow2Io *io, GError **error)
     return overlay && qcow2_export_write(&job, overlay, choice, io, error);
 }
 
-static bool add_snapshot(Internalize *self, Qcow2Batch *batch, Qcow2Image *image, const Qcow2Layer *layer, GError **error)
+static bool add_snapshot(Internalize *self, Qcow2Batch *batch, Qcow2Image *image, const Qcow2Layer *layer,
+                         GError **error)
 {
     g_autofree char *name = snapshot_name(self, layer);
     Qcow2Snapshot info = {
@@ -119,8 +123,11 @@ static bool check_width(const Internalize *self, GError **error)
     uint64_t max = qcow2_refcount_max(&qcow2_chain_image(self->result, 0)->header.layout);
     unsigned n = qcow2_chain_n_layers(self->chain);
 
-    return n <= max || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "%u layers become %u snapshots, and refcounts of the new"
-                                  " image hold %" PRIu64 " at most", n, n - 1, max);
+    return n <= max
+           || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                         "%u layers become %u snapshots, and refcounts of the new"
+                         " image hold %" PRIu64 " at most",
+                         n, n - 1, max);
 }
 
 static bool build(Internalize *self, Qcow2Io *io, GError **error)
@@ -138,7 +145,8 @@ static bool build(Internalize *self, Qcow2Io *io, GError **error)
     return true;
 }
 
-bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qcow2Progress *progress, GError **error)
+bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qcow2Progress *progress,
+                       GError **error)
 {
     g_autoptr(GHashTable) names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     Internalize self = { .chain = chain, .progress = progress, .names = names };

@@ -16,7 +16,8 @@ static bool fail_named(const Qcow2Chain *chain, GError **error)
 static bool check_name_free(Qcow2Image *image, const char *name, guint except, GError **error)
 {
     if (strlen(name) > G_MAXUINT16) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "the name has %zu bytes; the limit is %u", strlen(name), G_MAXUINT16);
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "the name has %zu bytes; the limit is %u", strlen(name),
+                          G_MAXUINT16);
     }
     if (!qcow2_image_load_snapshots(image, error)) {
         return false;
@@ -24,7 +25,8 @@ static bool check_name_free(Qcow2Image *image, const char *name, guint except, G
     for (guint i = 0; i < image->snapshots->len; i++) {
         const Qcow2SnapshotEntry *entry = &g_array_index(image->snapshots, Qcow2SnapshotEntry, i);
         if (i != except && strcmp(entry->name, name) == 0) {
-            return qcow2_fail(error, QCOW2_ERROR_EXISTS, "a snapshot named '%s' is there already (id %s)", name, entry->id);
+            return qcow2_fail(error, QCOW2_ERROR_EXISTS, "a snapshot named '%s' is there already (id %s)",
+                              name, entry->id);
         }
     }
     return true;
@@ -33,7 +35,8 @@ static bool check_name_free(Qcow2Image *image, const char *name, guint except, G
 static bool check_format(const Qcow2Image *image, GError **error)
 {
     return image->kind == QCOW2_IMAGE_QCOW2
-        || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "Operation not supported: a raw image has no internal snapshots");
+           || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                         "Operation not supported: a raw image has no internal snapshots");
 }
 
 bool qcow2_snapshot_create(Qcow2Chain *chain, const char *name, GError **error)

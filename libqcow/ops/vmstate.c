@@ -55,8 +55,8 @@ bool qcow2_vmstate_export(Qcow2Chain *chain, const char *state, const char *file
         return false;
     }
     if (snapshot->info.vm_state_size == 0) {
-        return qcow2_fail(error, QCOW2_ERROR_NOT_FOUND, "'%s': snapshot '%s' has no VM state", qcow2_chain_layer_name(chain, 0),
-                          snapshot->snapshot_name);
+        return qcow2_fail(error, QCOW2_ERROR_NOT_FOUND, "'%s': snapshot '%s' has no VM state",
+                          qcow2_chain_layer_name(chain, 0), snapshot->snapshot_name);
     }
     g_autoptr(Qcow2Output) output = qcow2_output_new(file, overwrite, QCOW2_CACHE_WRITEBACK, error);
     return output && qcow2_vmstate_write(snapshot, qcow2_output_io(output), progress, error)
@@ -91,8 +91,8 @@ static bool write_state(Change *change, Qcow2Io *source, uint64_t len_bytes, GEr
         memset(buffer, 0, step);
         if (host_offset == 0 || !qcow2_io_read(source, at, buffer, len, error)
             || !qcow2_batch_write(change->batch, host_offset, buffer, n << layout->cluster_bits, error)
-            || !qcow2_editor_set(change->editor, first + (at >> layout->cluster_bits), n, host_offset | L2E_COPIED, bitmap,
-                                 layout->cluster_size, error)
+            || !qcow2_editor_set(change->editor, first + (at >> layout->cluster_bits), n,
+                                 host_offset | L2E_COPIED, bitmap, layout->cluster_size, error)
             || !qcow2_progress_advance(change->progress, len, error)) {
             return false;
         }
@@ -100,7 +100,8 @@ static bool write_state(Change *change, Qcow2Io *source, uint64_t len_bytes, GEr
     return true;
 }
 
-static bool set_entry(Change *change, uint64_t l1_offset, uint32_t l1_entries, uint64_t vm_state_size, GError **error)
+static bool set_entry(Change *change, uint64_t l1_offset, uint32_t l1_entries, uint64_t vm_state_size,
+                      GError **error)
 {
     g_autoptr(GPtrArray) entries = qcow2_snapshot_entries(change->image);
     GBytes *old = g_ptr_array_index(entries, change->index);
@@ -127,13 +128,14 @@ static bool replace_state(Change *change, Qcow2Io *source, uint64_t len_bytes, G
     Qcow2View whole = { change->view.l1_offset, change->view.l1_entries, end };
     change->editor = qcow2_editor_new(change->batch, change->image, &whole, end, error);
     return change->editor
-        && qcow2_editor_drop(change->editor, start >> layout->cluster_bits, end >> layout->cluster_bits, error)
-        && (len_bytes == 0 || write_state(change, source, len_bytes, error))
-        && qcow2_editor_finish(change->editor, &l1_offset, &l1_entries, error)
-        && set_entry(change, l1_offset, l1_entries, len_bytes, error)
-        /* A VM that was resumed from the snapshot still refers to what it read. */
-        && qcow2_batch_fix_active_flags(change->batch, change->image, error)
-        && qcow2_batch_commit(change->batch, error);
+           && qcow2_editor_drop(change->editor, start >> layout->cluster_bits, end >> layout->cluster_bits,
+                                error)
+           && (len_bytes == 0 || write_state(change, source, len_bytes, error))
+           && qcow2_editor_finish(change->editor, &l1_offset, &l1_entries, error)
+           && set_entry(change, l1_offset, l1_entries, len_bytes, error)
+           /* A VM that was resumed from the snapshot still refers to what it read. */
+           && qcow2_batch_fix_active_flags(change->batch, change->image, error)
+           && qcow2_batch_commit(change->batch, error);
 }
 
 static bool begin_change(Change *change, const char *state, GError **error)
@@ -141,7 +143,8 @@ static bool begin_change(Change *change, const char *state, GError **error)
     if (!qcow2_find_snapshot(change->image, state, &change->index, error)) {
         return false;
     }
-    const Qcow2SnapshotEntry *entry = &g_array_index(change->image->snapshots, Qcow2SnapshotEntry, change->index);
+    const Qcow2SnapshotEntry *entry =
+        &g_array_index(change->image->snapshots, Qcow2SnapshotEntry, change->index);
     if (!qcow2_image_snapshot_view(change->image, entry, &change->view, error)) {
         return false;
     }
@@ -149,8 +152,8 @@ static bool begin_change(Change *change, const char *state, GError **error)
     return change->batch != NULL;
 }
 
-static bool run_change(Qcow2Chain *chain, const char *state, Qcow2Io *source, uint64_t len_bytes, Qcow2Progress *progress,
-                       GError **error)
+static bool run_change(Qcow2Chain *chain, const char *state, Qcow2Io *source, uint64_t len_bytes,
+                       Qcow2Progress *progress, GError **error)
 {
     Change change = { .chain = chain, .image = qcow2_chain_image(chain, 0), .progress = progress };
     bool ok = begin_change(&change, state, error) && replace_state(&change, source, len_bytes, error);
@@ -163,7 +166,8 @@ static bool run_change(Qcow2Chain *chain, const char *state, Qcow2Io *source, ui
     return ok;
 }
 
-bool qcow2_vmstate_import(Qcow2Chain *chain, const char *state, const char *file, Qcow2Progress *progress, GError **error)
+bool qcow2_vmstate_import(Qcow2Chain *chain, const char *state, const char *file, Qcow2Progress *progress,
+                          GError **error)
 {
     Qcow2FileOptions options = { 0 };
     g_autoptr(Qcow2Io) source = qcow2_io_file_open(file, &options, error);

@@ -29,7 +29,8 @@ static void clear_window(gpointer window)
     g_clear_pointer(&((Window *)window)->extents, g_array_unref);
 }
 
-Qcow2Choice *qcow2_choice_new(Qcow2State *from, Qcow2State *to, const Qcow2ChoiceOptions *options, GError **error)
+Qcow2Choice *qcow2_choice_new(Qcow2State *from, Qcow2State *to, const Qcow2ChoiceOptions *options,
+                              GError **error)
 {
     g_autoptr(Qcow2Choice) choice = g_new0(Qcow2Choice, 1);
 
@@ -80,17 +81,20 @@ static bool find_extents(Qcow2Choice *choice, uint64_t start, uint64_t *ret_end,
         qcow2_ranges_align(choice->ranges, options->unit, limit);
     }
     if (options->compare_data
-        && !qcow2_drop_same_bytes(choice->from, choice->to, options->unit, options->n_threads, choice->ranges, error)) {
+        && !qcow2_drop_same_bytes(choice->from, choice->to, options->unit, options->n_threads, choice->ranges,
+                                  error)) {
         return false;
     }
     return choice->ranges->len == 0
-        || qcow2_state_resolve(choice->to, ranges_of(choice), choice->ranges->len, QCOW2_NO_STOP, choice->scratch, error);
+           || qcow2_state_resolve(choice->to, ranges_of(choice), choice->ranges->len, QCOW2_NO_STOP,
+                                  choice->scratch, error);
 }
 
 /* The next window, looked at for the first time. */
 static bool add_window(Qcow2Choice *choice, GError **error)
 {
-    Window *last = choice->windows->len ? &g_array_index(choice->windows, Window, choice->windows->len - 1) : NULL;
+    Window *last =
+        choice->windows->len ? &g_array_index(choice->windows, Window, choice->windows->len - 1) : NULL;
     Window window = { .start = last ? last->end : 0 };
 
     if (!find_extents(choice, window.start, &window.end, error)) {
@@ -133,7 +137,8 @@ bool qcow2_choice_next(Qcow2Choice *choice, const GArray **ret_extents, GError *
 {
     for (;;) {
         bool is_new = choice->at == choice->windows->len;
-        uint64_t end = choice->windows->len ? g_array_index(choice->windows, Window, choice->windows->len - 1).end : 0;
+        uint64_t end =
+            choice->windows->len ? g_array_index(choice->windows, Window, choice->windows->len - 1).end : 0;
         if (is_new && end >= choice->to->size) {
             *ret_extents = NULL;
             return true;

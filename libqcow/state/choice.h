@@ -8,14 +8,15 @@
 typedef struct Qcow2Choice Qcow2Choice;
 
 typedef struct Qcow2ChoiceOptions {
-    uint64_t unit;            /* ranges are grown to whole units of this many bytes, a power of two up to 2 MiB */
+    uint64_t unit; /* ranges are grown to whole units of this many bytes, a power of two up to 2 MiB */
     bool compare_data;        /* leave out units that hold the same bytes in both */
     unsigned n_threads;
     bool not_aligned;         /* keep the ranges as they differ; @unit is for comparing data only */
 } Qcow2ChoiceOptions;
 
 /** qcow2_choice_new: both states are borrowed; everything is cut at the end of @to. */
-Qcow2Choice *qcow2_choice_new(Qcow2State *from, Qcow2State *to, const Qcow2ChoiceOptions *options, GError **error);
+Qcow2Choice *qcow2_choice_new(Qcow2State *from, Qcow2State *to, const Qcow2ChoiceOptions *options,
+                              GError **error);
 void qcow2_choice_free(Qcow2Choice *choice);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Choice, qcow2_choice_free)
 

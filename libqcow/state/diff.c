@@ -13,7 +13,7 @@ struct Qcow2Diff {
     Qcow2State *a, *b;
     unsigned stop_a, stop_b;      /* the first layer of each that both share, with all below it */
     bool same_below;              /* what is below layer 0 of both is the same */
-    bool same_tables;             /* both are looked up through L1 tables of one image, over the same layers */
+    bool same_tables; /* both are looked up through L1 tables of one image, over the same layers */
     uint64_t smaller, larger;     /* sizes */
     Qcow2State *larger_state;
     Qcow2Range straddle;          /* the part of the smaller state's last cluster that is past its end */
@@ -176,17 +176,21 @@ static bool falls_through(const Qcow2Extent *extent, unsigned stop)
 
 static bool is_zero(const Qcow2Extent *extent, unsigned stop)
 {
-    return extent->kind == QCOW2_EXTENT_ZERO || (extent->kind == QCOW2_EXTENT_UNALLOCATED && extent->layer < stop);
+    return extent->kind == QCOW2_EXTENT_ZERO
+           || (extent->kind == QCOW2_EXTENT_UNALLOCATED && extent->layer < stop);
 }
 
 static bool same_bytes_on_host(const Qcow2Diff *diff, const Qcow2Extent *x, const Qcow2Extent *y)
 {
     return x->kind == y->kind && x->host_offset == y->host_offset
-        && (x->kind == QCOW2_EXTENT_DATA || (x->kind == QCOW2_EXTENT_COMPRESSED && x->stream_len == y->stream_len))
-        && is_same_file(qcow2_chain_layer(diff->a->chain, x->layer), qcow2_chain_layer(diff->b->chain, y->layer));
+           && (x->kind == QCOW2_EXTENT_DATA
+               || (x->kind == QCOW2_EXTENT_COMPRESSED && x->stream_len == y->stream_len))
+           && is_same_file(qcow2_chain_layer(diff->a->chain, x->layer),
+                           qcow2_chain_layer(diff->b->chain, y->layer));
 }
 
-static bool compare_pieces(Qcow2Diff *diff, const Qcow2Extent *x, const Qcow2Extent *y, GArray *ranges, GError **error)
+static bool compare_pieces(Qcow2Diff *diff, const Qcow2Extent *x, const Qcow2Extent *y, GArray *ranges,
+                           GError **error)
 {
     bool through_a = falls_through(x, diff->stop_a), through_b = falls_through(y, diff->stop_b);
     bool zero_a = is_zero(x, diff->stop_a), zero_b = is_zero(y, diff->stop_b);
@@ -250,7 +254,8 @@ static bool decide_undecided(Qcow2Diff *diff, GArray *ranges, GError **error)
     if (diff->undecided->len == 0) {
         return true;
     }
-    if (!qcow2_state_resolve(&below, items(diff->undecided), diff->undecided->len, QCOW2_NO_STOP, diff->extents_a, error)) {
+    if (!qcow2_state_resolve(&below, items(diff->undecided), diff->undecided->len, QCOW2_NO_STOP,
+                             diff->extents_a, error)) {
         return false;
     }
     /* Collected apart: they lie between the ranges found so far, and ranges are only ever pushed in order. */
@@ -301,7 +306,8 @@ static void push_part(const GArray *found, Qcow2Range window, GArray *ranges)
         }
     }
     for (; low < found->len && items(found)[low].start < window.end; low++) {
-        qcow2_ranges_push(ranges, MAX(items(found)[low].start, window.start), MIN(items(found)[low].end, window.end));
+        qcow2_ranges_push(ranges, MAX(items(found)[low].start, window.start),
+                          MIN(items(found)[low].end, window.end));
     }
 }
 
@@ -361,8 +367,9 @@ bool qcow2_diff_next(Qcow2Diff *diff, uint64_t from, uint64_t limit, GArray *ret
     if (diff->candidates->len == 0) {
         return true;
     }
-    return qcow2_state_resolve(diff->a, items(diff->candidates), diff->candidates->len, diff->stop_a, diff->extents_a, error)
-        && qcow2_state_resolve(diff->b, items(diff->candidates), diff->candidates->len, diff->stop_b, diff->extents_b, error)
-        && compare_extents(diff, ret_ranges, error)
-        && decide_undecided(diff, ret_ranges, error);
+    return qcow2_state_resolve(diff->a, items(diff->candidates), diff->candidates->len, diff->stop_a,
+                               diff->extents_a, error)
+           && qcow2_state_resolve(diff->b, items(diff->candidates), diff->candidates->len, diff->stop_b,
+                                  diff->extents_b, error)
+           && compare_extents(diff, ret_ranges, error) && decide_undecided(diff, ret_ranges, error);
 }

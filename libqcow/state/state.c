@@ -37,7 +37,9 @@ void qcow2_states_share_size(Qcow2State *a, Qcow2State *b)
 
 Qcow2State qcow2_state_below(Qcow2Chain *chain, unsigned first_layer)
 {
-    return (Qcow2State) { .chain = chain, .kind = QCOW2_STATE_BACKING, .size = INT64_MAX, .first_layer = first_layer };
+    return (Qcow2State){
+        .chain = chain, .kind = QCOW2_STATE_BACKING, .size = INT64_MAX, .first_layer = first_layer
+    };
 }
 
 uint64_t qcow2_state_window(const Qcow2State *state)
@@ -56,7 +58,8 @@ typedef enum { MATCH_ANY, MATCH_NAME, MATCH_ID } MatchBy;
 
 static bool matches(const Qcow2SnapshotEntry *entry, const char *word, MatchBy by)
 {
-    return (by != MATCH_ID && strcmp(entry->name, word) == 0) || (by != MATCH_NAME && strcmp(entry->id, word) == 0);
+    return (by != MATCH_ID && strcmp(entry->name, word) == 0)
+           || (by != MATCH_NAME && strcmp(entry->id, word) == 0);
 }
 
 static void list_candidates(const GArray *entries, const char *word, MatchBy by, GString *ret)
@@ -80,14 +83,18 @@ static bool find_entry(const GArray *entries, const char *word, MatchBy by, guin
         if (found) {
             g_autoptr(GString) candidates = g_string_new(NULL);
             list_candidates(entries, word, by, candidates);
-            return qcow2_fail(error, QCOW2_ERROR_AMBIGUOUS, "'%s' fits more than one snapshot: %s; say name:… or id:…",
-                              word, candidates->str);
+            return qcow2_fail(error, QCOW2_ERROR_AMBIGUOUS,
+                              "'%s' fits more than one snapshot: %s; say name:… or id:…", word,
+                              candidates->str);
         }
         found = true;
         *ret_index = i;
     }
-    return found || qcow2_fail(error, QCOW2_ERROR_NOT_FOUND, "snapshot '%s' not found; qcow-snapshot -l lists what there"
-                               " is", word);
+    return found
+           || qcow2_fail(error, QCOW2_ERROR_NOT_FOUND,
+                         "snapshot '%s' not found; qcow-snapshot -l lists what there"
+                         " is",
+                         word);
 }
 
 bool qcow2_find_snapshot(Qcow2Image *image, const char *word, guint *ret_index, GError **error)
@@ -101,7 +108,8 @@ bool qcow2_find_snapshot(Qcow2Image *image, const char *word, guint *ret_index, 
         by = MATCH_ID;
         word += strlen("id:");
     }
-    return qcow2_image_load_snapshots(image, error) && find_entry(image->snapshots, word, by, ret_index, error);
+    return qcow2_image_load_snapshots(image, error)
+           && find_entry(image->snapshots, word, by, ret_index, error);
 }
 
 static bool open_snapshot(Qcow2State *state, const char *name, GError **error)
@@ -138,8 +146,9 @@ static bool warn_of_writer(Qcow2Chain *chain, GError **error)
         return false;
     }
     if (has_writer) {
-        qcow2_chain_warn(chain, "'%s' is being written: its active state is read as it comes, and may never have been so",
-                         qcow2_chain_layer_name(chain, 0));
+        qcow2_chain_warn(
+            chain, "'%s' is being written: its active state is read as it comes, and may never have been so",
+            qcow2_chain_layer_name(chain, 0));
     }
     return true;
 }
@@ -164,8 +173,10 @@ static bool open_named(Qcow2State *state, const char *name, GError **error)
         return true;
     }
     if (*name == '@') {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s' is no state; @active, @backing and @empty are, and snapshots by"
-                          " name or id (name:%s for a snapshot of that name)", name, name);
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "'%s' is no state; @active, @backing and @empty are, and snapshots by"
+                          " name or id (name:%s for a snapshot of that name)",
+                          name, name);
     }
     return open_snapshot(state, name, error);
 }

@@ -7,7 +7,12 @@
 #include "image/map.h"
 #include "image/reader.h"
 
-typedef enum { QCOW2_STATE_ACTIVE, QCOW2_STATE_SNAPSHOT, QCOW2_STATE_BACKING, QCOW2_STATE_EMPTY } Qcow2StateKind;
+typedef enum {
+    QCOW2_STATE_ACTIVE,
+    QCOW2_STATE_SNAPSHOT,
+    QCOW2_STATE_BACKING,
+    QCOW2_STATE_EMPTY
+} Qcow2StateKind;
 
 struct Qcow2State {
     Qcow2Chain *chain;
@@ -51,8 +56,8 @@ bool qcow2_state_resolve(Qcow2State *state, const Qcow2Range *ranges, size_t n_r
                          GArray *extents, GError **error);
 
 /** qcow2_state_read_extent: bytes of a resolved extent; errors name the layer's file. */
-bool qcow2_state_read_extent(Qcow2State *state, Qcow2Reader *reader, const Qcow2Extent *extent, uint64_t guest_offset,
-                             void *buffer, size_t len_bytes, GError **error);
+bool qcow2_state_read_extent(Qcow2State *state, Qcow2Reader *reader, const Qcow2Extent *extent,
+                             uint64_t guest_offset, void *buffer, size_t len_bytes, GError **error);
 
 /** qcow2_state_window: guest bytes that a walk through this state handles at a time. */
 uint64_t qcow2_state_window(const Qcow2State *state);

@@ -4,7 +4,8 @@
 #include "image/l2-slices.h"
 #include "util/error.h"
 
-static bool digest_window(Qcow2Image *image, const Qcow2State *state, Qcow2Range range, GChecksum *digest, GError **error)
+static bool digest_window(Qcow2Image *image, const Qcow2State *state, Qcow2Range range, GChecksum *digest,
+                          GError **error)
 {
     g_auto(Qcow2L2Slices) slices = { 0 };
 
@@ -15,7 +16,8 @@ static bool digest_window(Qcow2Image *image, const Qcow2State *state, Qcow2Range
         const Qcow2L2Slice *slice = &g_array_index(slices.slices, Qcow2L2Slice, i);
         g_checksum_update(digest, (const guchar *)&slice->host_offset, sizeof(slice->host_offset));
         if (slice->raw) {
-            g_checksum_update(digest, slice->raw, (gssize)(slice->n_entries * image->header.layout.l2_entry_size));
+            g_checksum_update(digest, slice->raw,
+                              (gssize) (slice->n_entries * image->header.layout.l2_entry_size));
         }
     }
     return true;

@@ -8,7 +8,8 @@ uint64_t qcow2_vm_state_offset(const Qcow2Image *image, uint64_t disk_size)
     return qcow2_l1_entries(&image->header.layout, disk_size) * qcow2_l2_coverage(&image->header.layout);
 }
 
-bool qcow2_vm_state_read(Qcow2State *snapshot, uint64_t offset, void *buffer, size_t len_bytes, GError **error)
+bool qcow2_vm_state_read(Qcow2State *snapshot, uint64_t offset, void *buffer, size_t len_bytes,
+                         GError **error)
 {
     const Qcow2Image *image = qcow2_chain_image(snapshot->chain, 0);
     g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
@@ -26,7 +27,8 @@ bool qcow2_vm_state_read(Qcow2State *snapshot, uint64_t offset, void *buffer, si
     for (guint i = 0; ok && i < extents->len; i++) {
         const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
         ok = qcow2_state_read_extent(&behind, reader, extent, extent->guest_offset,
-                                     (uint8_t *)buffer + (extent->guest_offset - start), extent->len_bytes, error);
+                                     (uint8_t *) buffer + (extent->guest_offset - start), extent->len_bytes,
+                                     error);
     }
     return ok;
 }

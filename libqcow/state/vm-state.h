@@ -13,6 +13,7 @@ uint64_t qcow2_vm_state_offset(const Qcow2Image *image, uint64_t disk_size);
  * @snapshot: a state of kind SNAPSHOT
  * @offset, @len_bytes: inside the VM state
  */
-bool qcow2_vm_state_read(Qcow2State *snapshot, uint64_t offset, void *buffer, size_t len_bytes, GError **error);
+bool qcow2_vm_state_read(Qcow2State *snapshot, uint64_t offset, void *buffer, size_t len_bytes,
+                         GError **error);
 
 #endif

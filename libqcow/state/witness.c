@@ -67,8 +67,10 @@ static GBytes *read_l1(Qcow2Io *file, const Qcow2View *view, GError **error)
 
 static bool fail_changed(const Qcow2Witness *witness, GError **error, const char *what)
 {
-    return qcow2_fail(error, QCOW2_ERROR_CHANGED, "'%s': %s while it was read; nothing that was read can be trusted, run"
-                      " the command again", qcow2_chain_layer_name(witness->chain, 0), what);
+    return qcow2_fail(error, QCOW2_ERROR_CHANGED,
+                      "'%s': %s while it was read; nothing that was read can be trusted, run"
+                      " the command again",
+                      qcow2_chain_layer_name(witness->chain, 0), what);
 }
 
 /* ---- Finding changes --------------------------------------------------------------------------- */
@@ -88,7 +90,8 @@ static bool check_entries(const Qcow2Witness *witness, const Qcow2StableRead *no
     for (guint i = 0; i < witness->evidence->len; i++) {
         const Qcow2State *state = g_array_index(witness->evidence, Evidence, i).state;
         if (state->kind == QCOW2_STATE_SNAPSHOT && !entry_is_there(now->snapshots, state->entry)) {
-            g_autofree char *what = g_strdup_printf("snapshot '%s' was deleted or replaced", state->snapshot_name);
+            g_autofree char *what =
+                g_strdup_printf("snapshot '%s' was deleted or replaced", state->snapshot_name);
             return fail_changed(witness, error, what);
         }
     }
@@ -150,12 +153,14 @@ static bool check_container(const Qcow2Witness *witness, GError **error)
 
 static bool same_identity(const Qcow2IoIdentity *a, const Qcow2IoIdentity *b)
 {
-    return a->device == b->device && a->inode == b->inode && a->size == b->size && a->mtime_sec == b->mtime_sec
-        && a->mtime_nsec == b->mtime_nsec && a->ctime_sec == b->ctime_sec && a->ctime_nsec == b->ctime_nsec;
+    return a->device == b->device && a->inode == b->inode && a->size == b->size
+           && a->mtime_sec == b->mtime_sec && a->mtime_nsec == b->mtime_nsec && a->ctime_sec == b->ctime_sec
+           && a->ctime_nsec == b->ctime_nsec;
 }
 
 /* Files without a format's locks of their own: what is on them must not have changed at all. */
-static bool check_file(Qcow2Witness *witness, unsigned layer, Qcow2Io *io, const Qcow2IoIdentity *before, GError **error)
+static bool check_file(Qcow2Witness *witness, unsigned layer, Qcow2Io *io, const Qcow2IoIdentity *before,
+                       GError **error)
 {
     const char *name = qcow2_chain_layer_name(witness->chain, layer);
     Qcow2IoIdentity now;
@@ -167,18 +172,25 @@ static bool check_file(Qcow2Witness *witness, unsigned layer, Qcow2Io *io, const
     }
     if (!now.known || !before->known) {
         if (witness->may_change && !witness->warned) {
-            qcow2_chain_warn(witness->chain, "'%s' is read over NBD: that it did not change meanwhile cannot be proven", name);
+            qcow2_chain_warn(witness->chain,
+                             "'%s' is read over NBD: that it did not change meanwhile cannot be proven",
+                             name);
             witness->warned = true;
         }
         return true;
     }
     if (has_writer) {
-        return qcow2_fail(error, QCOW2_ERROR_CHANGED, "'%s': another process is writing to it (a commit or a stream?), so"
-                          " what is read through it cannot be trusted; run the command again when that has ended", name);
+        return qcow2_fail(
+            error, QCOW2_ERROR_CHANGED,
+            "'%s': another process is writing to it (a commit or a stream?), so"
+            " what is read through it cannot be trusted; run the command again when that has ended",
+            name);
     }
     if (!same_identity(&now, before)) {
-        return qcow2_fail(error, QCOW2_ERROR_CHANGED, "'%s': it was changed while it was read (by a commit or a stream?);"
-                          " run the command again", name);
+        return qcow2_fail(error, QCOW2_ERROR_CHANGED,
+                          "'%s': it was changed while it was read (by a commit or a stream?);"
+                          " run the command again",
+                          name);
     }
     return true;
 }
@@ -191,7 +203,8 @@ static bool check_lower_layers(Qcow2Witness *witness, GError **error)
         if (!check_file(witness, i, layer->image->file, &layer->identity, error)) {
             return false;
         }
-        if (layer->has_data_identity && !check_file(witness, i, layer->image->data, &layer->data_identity, error)) {
+        if (layer->has_data_identity
+            && !check_file(witness, i, layer->image->data, &layer->data_identity, error)) {
             return false;
         }
     }
@@ -217,7 +230,8 @@ static bool check_active_file(Qcow2Witness *witness, GError **error)
         return true;
     }
     return check_file(witness, 0, layer->image->file, &layer->identity, error)
-        && (!layer->has_data_identity || check_file(witness, 0, layer->image->data, &layer->data_identity, error));
+           && (!layer->has_data_identity
+               || check_file(witness, 0, layer->image->data, &layer->data_identity, error));
 }
 
 bool qcow2_witness_end(Qcow2Witness *witness, GError **error)
@@ -250,7 +264,8 @@ static bool refuse_active_in_use(const Qcow2Witness *witness, GError **error)
         return false;
     }
     if (has_writer) {
-        return qcow2_fail(error, QCOW2_ERROR_IN_USE, "'%s': a running VM writes to the active layer (@active), so that it has"
+        return qcow2_fail(error, QCOW2_ERROR_IN_USE,
+                          "'%s': a running VM writes to the active layer (@active), so that it has"
                           " no single state to be read; take an internal snapshot and use that",
                           qcow2_chain_layer_name(witness->chain, 0));
     }
@@ -269,8 +284,10 @@ static bool collect(Qcow2Witness *witness, Qcow2State *state, GError **error)
             return false;
         }
         if (state->kind == QCOW2_STATE_ACTIVE && is_remote) {
-            qcow2_chain_warn(witness->chain, "'%s': @active is read over NBD, where no lock tells whether somebody writes to"
-                             " it; the command fails at its end if its tables changed", qcow2_chain_layer_name(witness->chain, 0));
+            qcow2_chain_warn(witness->chain,
+                             "'%s': @active is read over NBD, where no lock tells whether somebody writes to"
+                             " it; the command fails at its end if its tables changed",
+                             qcow2_chain_layer_name(witness->chain, 0));
             evidence.tables = qcow2_digest_tables(state, image->file, error);
             if (!evidence.tables) {
                 clear_evidence(&evidence);

@@ -9,7 +9,8 @@ unsigned qcow2_default_threads(void)
 {
     cpu_set_t mine;
     /* GLib opens files in /sys to know; a set too small for this machine is an error. */
-    unsigned n = sched_getaffinity(0, sizeof(mine), &mine) == 0 ? (unsigned)CPU_COUNT(&mine) : g_get_num_processors();
+    unsigned n =
+        sched_getaffinity(0, sizeof(mine), &mine) == 0 ? (unsigned) CPU_COUNT(&mine) : g_get_num_processors();
 
     return CLAMP(n, 1, MAX_THREADS);
 }

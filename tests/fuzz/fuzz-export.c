@@ -22,7 +22,8 @@ static Qcow2Io *export(Qcow2Export *job)
     }
     g_autoptr(Qcow2Choice) choice = qcow2_export_choice(job, qcow2_overlay_unit(&header), true, NULL);
     g_autoptr(Qcow2Overlay) overlay = choice ? qcow2_export_count(job, &header, choice, NULL) : NULL;
-    if (!overlay || qcow2_overlay_end(overlay) > ROOM || !qcow2_export_write(job, overlay, choice, io, NULL)) {
+    if (!overlay || qcow2_overlay_end(overlay) > ROOM
+        || !qcow2_export_write(job, overlay, choice, io, NULL)) {
         return NULL;
     }
     return g_steal_pointer(&io);
@@ -32,7 +33,9 @@ static uint8_t *read_whole(Qcow2State *state, uint64_t size)
 {
     g_autofree uint8_t *bytes = g_malloc0(size + 1);
 
-    return qcow2_state_read(state, 0, bytes, MIN(size, qcow2_state_get_size(state)), NULL) ? g_steal_pointer(&bytes) : NULL;
+    return qcow2_state_read(state, 0, bytes, MIN(size, qcow2_state_get_size(state)), NULL)
+               ? g_steal_pointer(&bytes)
+               : NULL;
 }
 
 /* Puts what the delta holds over @bytes, which are those of FROM. */
@@ -50,13 +53,15 @@ static void apply(Qcow2State *delta, uint8_t *bytes, uint64_t size)
     for (guint i = 0; i < extents->len; i++) {
         const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
         if (extent->kind != QCOW2_EXTENT_UNALLOCATED
-            && !qcow2_state_read(delta, extent->guest_offset, bytes + extent->guest_offset, extent->len_bytes, NULL)) {
+            && !qcow2_state_read(delta, extent->guest_offset, bytes + extent->guest_offset, extent->len_bytes,
+                                 NULL)) {
             g_error("the delta cannot be read at 0x%" G_GINT64_MODIFIER "x", extent->guest_offset);
         }
     }
 }
 
-static void try_pair(Qcow2Chain *chain, const char *from_name, const char *to_name, bool compress, bool compare)
+static void try_pair(Qcow2Chain *chain, const char *from_name, const char *to_name, bool compress,
+                     bool compare)
 {
     g_autoptr(Qcow2State) from = qcow2_state_open(chain, from_name, NULL);
     g_autoptr(Qcow2State) to = qcow2_state_open(chain, to_name, NULL);

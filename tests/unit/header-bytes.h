@@ -8,10 +8,25 @@
 
 /* Offsets of the fields, from the specification. */
 enum {
-    AT_MAGIC = 0, AT_VERSION = 4, AT_BACKING_OFFSET = 8, AT_BACKING_LEN = 16, AT_CLUSTER_BITS = 20, AT_SIZE = 24,
-    AT_CRYPT = 32, AT_L1_ENTRIES = 36, AT_L1_OFFSET = 40, AT_REFTABLE_OFFSET = 48, AT_REFTABLE_CLUSTERS = 56,
-    AT_N_SNAPSHOTS = 60, AT_SNAPSHOTS_OFFSET = 64, AT_INCOMPATIBLE = 72, AT_COMPATIBLE = 80, AT_AUTOCLEAR = 88,
-    AT_REFCOUNT_ORDER = 96, AT_HEADER_LENGTH = 100, AT_COMPRESSION = 104,
+    AT_MAGIC = 0,
+    AT_VERSION = 4,
+    AT_BACKING_OFFSET = 8,
+    AT_BACKING_LEN = 16,
+    AT_CLUSTER_BITS = 20,
+    AT_SIZE = 24,
+    AT_CRYPT = 32,
+    AT_L1_ENTRIES = 36,
+    AT_L1_OFFSET = 40,
+    AT_REFTABLE_OFFSET = 48,
+    AT_REFTABLE_CLUSTERS = 56,
+    AT_N_SNAPSHOTS = 60,
+    AT_SNAPSHOTS_OFFSET = 64,
+    AT_INCOMPATIBLE = 72,
+    AT_COMPATIBLE = 80,
+    AT_AUTOCLEAR = 88,
+    AT_REFCOUNT_ORDER = 96,
+    AT_HEADER_LENGTH = 100,
+    AT_COMPRESSION = 104,
 };
 
 #define MAX_CLUSTER (2u << 20)
@@ -37,7 +52,8 @@ static inline uint8_t *new_header_bytes(unsigned version)
 }
 
 /* Puts an extension at @offset and returns where the next one goes; an end mark is what zeros are. */
-static inline size_t put_ext_bytes(uint8_t *bytes, size_t offset, uint32_t type, const void *data, size_t len_bytes)
+static inline size_t put_ext_bytes(uint8_t *bytes, size_t offset, uint32_t type, const void *data,
+                                   size_t len_bytes)
 {
     put_be(bytes, offset, 4, type);
     put_be(bytes, offset + 4, 4, len_bytes);

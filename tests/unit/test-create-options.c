@@ -179,8 +179,9 @@ static void test_raw(void)
     g_clear_error(&error);
     g_assert_false(qcow2_create_options_parse_raw("cluster_size=64k", &options, &error));
     g_assert_error(error, QCOW2_ERROR, QCOW2_ERROR_INVALID);
-    g_assert_cmpstr(error->message, ==,
-                    "there is no option 'cluster_size'; there are extent_size_hint, nocow, preallocation, size");
+    g_assert_cmpstr(
+        error->message, ==,
+        "there is no option 'cluster_size'; there are extent_size_hint, nocow, preallocation, size");
 }
 
 static void test_amend(void)
