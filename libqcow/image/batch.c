@@ -2,10 +2,11 @@
 #include "image/batch.h"
 
 #include "format/header-fields.h"
+#include "format/header-switch.h"
 #include "image/free-space.h"
 #include "util/error.h"
 
-#define SECTOR 512u
+#define SECTOR     QCOW2_HEADER_SECTOR
 #define MAX_OFFSET BIT(56)
 
 /* Looking through more than these for free clusters costs more than the file grows without. */
@@ -17,7 +18,9 @@ typedef struct Run {
 
 struct Qcow2Batch {
     Qcow2Image *image;
-    Qcow2Header header;       /* fields only: it owns nothing */
+    Qcow2Header header;       /* a copy */
+    bool relaid;              /* extensions, names or the version change: the header is laid out anew */
+    uint8_t *cluster;         /* the first cluster as it will be; NULL unless relaid */
     uint64_t old_len;         /* bytes of the file before */
     Qcow2CountsCache *counts;
     Qcow2FreeSpace *space;
@@ -33,11 +36,13 @@ static bool check_writable(const Qcow2Image *image, GError **error)
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "a raw image has no metadata to change");
     }
     if (header->incompatible & QCOW2_INCOMPAT_CORRUPT) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the image is marked corrupt and cannot be written; run qcow-check"
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "the image is marked corrupt and cannot be written; run qcow-check"
                           " -r all");
     }
     if (header->incompatible & QCOW2_INCOMPAT_DIRTY) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "the image was not closed properly and its refcounts may be wrong"
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "the image was not closed properly and its refcounts may be wrong"
                           " (dirty bit); run qcow-check -r all");
     }
     return true;
@@ -48,26 +53,36 @@ static uint64_t place_block(void *data, GError **error)
     return qcow2_batch_take(data, 1, error);
 }
 
-Qcow2Batch *qcow2_batch_begin(Qcow2Image *image, GError **error)
+static Qcow2Batch *begin(Qcow2Image *image, unsigned n_blocks, GError **error)
 {
     if (!check_writable(image, error)) {
         return NULL;
     }
     g_autoptr(Qcow2Batch) batch = g_new0(Qcow2Batch, 1);
     batch->image = image;
-    batch->header = image->header;
+    qcow2_header_copy(&image->header, &batch->header);
     batch->committed = true;    /* nothing to give up yet */
     batch->uncounted = g_array_new(FALSE, FALSE, sizeof(Run));
     batch->counts = qcow2_counts_cache_new(image, place_block, batch, error);
     if (!batch->counts || !qcow2_io_get_size(image->file, &batch->old_len, error)) {
         return NULL;
     }
-    batch->space = qcow2_free_space_new(image, batch->counts, BLOCKS_LOOKED_AT, error);
+    batch->space = qcow2_free_space_new(image, batch->counts, n_blocks, error);
     if (!batch->space) {
         return NULL;
     }
     batch->committed = false;
     return g_steal_pointer(&batch);
+}
+
+Qcow2Batch *qcow2_batch_begin(Qcow2Image *image, GError **error)
+{
+    return begin(image, BLOCKS_LOOKED_AT, error);
+}
+
+Qcow2Batch *qcow2_batch_begin_low(Qcow2Image *image, GError **error)
+{
+    return begin(image, UINT_MAX, error);
 }
 
 void qcow2_batch_free(Qcow2Batch *batch)
@@ -83,12 +98,25 @@ void qcow2_batch_free(Qcow2Batch *batch)
     qcow2_counts_cache_free(batch->counts);
     qcow2_free_space_free(batch->space);
     g_array_unref(batch->uncounted);
+    qcow2_header_clear(&batch->header);
+    g_free(batch->cluster);
     g_free(batch);
 }
 
 Qcow2Header *qcow2_batch_header(Qcow2Batch *batch)
 {
     return &batch->header;
+}
+
+void qcow2_batch_relay_header(Qcow2Batch *batch)
+{
+    batch->relaid = true;
+}
+
+void qcow2_batch_set_ext(Qcow2Batch *batch, uint32_t type, const void *data, size_t len_bytes)
+{
+    qcow2_header_set_ext(&batch->header, type, data, len_bytes);
+    batch->relaid = true;
 }
 
 Qcow2CountsCache *qcow2_batch_counts(Qcow2Batch *batch)
@@ -127,7 +155,8 @@ bool qcow2_batch_add(Qcow2Batch *batch, uint64_t host_offset, uint64_t len_bytes
     return qcow2_counts_cache_add(batch->counts, first, last - first + 1, delta, error);
 }
 
-bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *bytes, size_t len_bytes, GError **error)
+bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *bytes, size_t len_bytes,
+                       GError **error)
 {
     return qcow2_io_write(batch->image->file, host_offset, bytes, len_bytes, error);
 }
@@ -156,21 +185,25 @@ static bool settle_counts(Qcow2Batch *batch, GError **error)
     uint64_t cluster_size = header->layout.cluster_size;
     uint64_t placed = 1;
 
-    if (!qcow2_batch_add(batch, header->reftable_offset, header->reftable_clusters * cluster_size, -1, error)) {
+    if (!qcow2_batch_add(batch, header->reftable_offset, header->reftable_clusters * cluster_size, -1,
+                         error)) {
         return false;
     }
     header->reftable_clusters = 0;
     while (placed > 0 || batch->uncounted->len > 0) {
-        if (!qcow2_batch_count_taken(batch, error) || !qcow2_counts_cache_place_all(batch->counts, &placed, error)) {
+        if (!qcow2_batch_count_taken(batch, error)
+            || !qcow2_counts_cache_place_all(batch->counts, &placed, error)) {
             return false;
         }
         uint64_t needed = qcow2_div_round_up(qcow2_counts_cache_n_blocks(batch->counts) * 8, cluster_size);
         if (needed * cluster_size > QCOW2_MAX_REFTABLE_BYTES) {
-            return qcow2_fail(error, QCOW2_ERROR_NO_SPACE, "the refcount table would grow past %" PRIu64 " bytes",
+            return qcow2_fail(error, QCOW2_ERROR_NO_SPACE,
+                              "the refcount table would grow past %" PRIu64 " bytes",
                               QCOW2_MAX_REFTABLE_BYTES);
         }
         if (needed > header->reftable_clusters) {
-            if (!qcow2_batch_add(batch, header->reftable_offset, header->reftable_clusters * cluster_size, -1, error)) {
+            if (!qcow2_batch_add(batch, header->reftable_offset, header->reftable_clusters * cluster_size, -1,
+                                 error)) {
                 return false;
             }
             header->reftable_offset = qcow2_batch_take(batch, needed, error);
@@ -181,20 +214,6 @@ static bool settle_counts(Qcow2Batch *batch, GError **error)
         }
     }
     return true;
-}
-
-static bool write_everything(Qcow2Batch *batch, GError **error)
-{
-    uint64_t end = qcow2_free_space_end(batch->space) << batch->header.layout.cluster_bits;
-    uint64_t size;
-
-    if (!qcow2_counts_cache_write(batch->counts, batch->header.reftable_offset, batch->header.reftable_clusters, error)
-        || !qcow2_io_get_size(batch->image->file, &size, error)) {
-        return false;
-    }
-    /* The last cluster whole, so that a later write to it cannot fail for want of a longer file. */
-    return (size >= end || qcow2_io_truncate(batch->image->file, end, error))
-        && qcow2_io_flush(batch->image->file, error);
 }
 
 /* The fields that are roots, all in the first sector; everything else in it stays as it is. */
@@ -210,35 +229,138 @@ static void patch_sector(const Qcow2Header *header, uint8_t sector[SECTOR])
     if (header->layout.version >= 3) {
         qcow2_store_be64(sector + FIELD_INCOMPATIBLE, header->incompatible);
         qcow2_store_be64(sector + FIELD_COMPATIBLE, header->compatible);
-        /* Who writes clears what it does not know. */
-        qcow2_store_be64(sector + FIELD_AUTOCLEAR,
-                         header->autoclear & (QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA));
+        qcow2_store_be64(sector + FIELD_AUTOCLEAR, header->autoclear);
+        qcow2_store_be32(sector + FIELD_REFCOUNT_ORDER, header->layout.refcount_order);
     }
+}
+
+/* The bytes past the first sector that differ, in one write; the old header does not use them. */
+static bool write_past_sector(Qcow2Batch *batch, const uint8_t *old, size_t len, GError **error)
+{
+    size_t start = SECTOR, end = len;
+
+    while (start < end && old[start] == batch->cluster[start]) {
+        start++;
+    }
+    while (end > start && old[end - 1] == batch->cluster[end - 1]) {
+        end--;
+    }
+    return start == end
+        || qcow2_io_write(batch->image->file, start, batch->cluster + start, end - start, error);
+}
+
+/* What is read back must be what was meant: a header that cannot be read is found before it is written. */
+static bool lay_header_out(Qcow2Batch *batch, const uint8_t *old, size_t len, GError **error)
+{
+    g_auto(Qcow2Header) decoded = { 0 };
+
+    batch->cluster = g_try_malloc(len);
+    if (!batch->cluster) {
+        return qcow2_fail_memory(error, len, "the header");
+    }
+    if (!qcow2_header_switch(old, &batch->header, batch->cluster, len, error)
+        || !qcow2_header_decode(batch->cluster, len, &decoded, error)) {
+        return false;
+    }
+    qcow2_header_clear(&batch->header);
+    qcow2_header_copy(&decoded, &batch->header);
+    return write_past_sector(batch, old, len, error);
+}
+
+static bool prepare_header(Qcow2Batch *batch, GError **error)
+{
+    size_t len = batch->relaid ? batch->header.layout.cluster_size : SECTOR;
+    g_autofree uint8_t *old = g_try_malloc(len);
+
+    if (!old) {
+        return qcow2_fail_memory(error, len, "the header");
+    }
+    if (!qcow2_io_read(batch->image->file, 0, old, len, error)) {
+        return false;
+    }
+    /* Who writes clears what it does not know. */
+    batch->header.autoclear &= QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA;
+    if (batch->relaid) {
+        return lay_header_out(batch, old, len, error);
+    }
+    patch_sector(&batch->header, old);
+    batch->cluster = g_steal_pointer(&old);
+    return true;
+}
+
+static bool write_everything(Qcow2Batch *batch, GError **error)
+{
+    uint64_t end = qcow2_free_space_end(batch->space) << batch->header.layout.cluster_bits;
+    uint64_t size;
+
+    if (!qcow2_counts_cache_write(batch->counts, batch->header.reftable_offset,
+                                  batch->header.reftable_clusters, error)
+        || !prepare_header(batch, error) || !qcow2_io_get_size(batch->image->file, &size, error)) {
+        return false;
+    }
+    /* The last cluster whole, so that a later write to it cannot fail for want of a longer file. */
+    return (size >= end || qcow2_io_truncate(batch->image->file, end, error))
+        && qcow2_io_flush(batch->image->file, error);
+}
+
+/* Names that others may still look at stay where they are unless they changed. */
+static void take_header_over(Qcow2Batch *batch)
+{
+    Qcow2Image *image = batch->image;
+
+    if (batch->relaid) {
+        qcow2_header_clear(&image->header);
+        qcow2_header_copy(&batch->header, &image->header);
+    } else {
+        Qcow2Header header = batch->header;
+        header.backing_name = image->header.backing_name;
+        header.backing_format = image->header.backing_format;
+        header.data_file = image->header.data_file;
+        header.unknown_fields = image->header.unknown_fields;
+        header.extensions = image->header.extensions;
+        image->header = header;
+    }
+    image->size = qcow2_align_down(image->header.size, QCOW2_SECTOR_SIZE);
+    g_clear_pointer(&image->snapshots, g_array_unref);
 }
 
 static bool publish(Qcow2Batch *batch, GError **error)
 {
-    uint8_t sector[SECTOR];
     Qcow2Image *image = batch->image;
+    bool written = qcow2_io_write(image->file, 0, batch->cluster, SECTOR, error)
+                && qcow2_io_flush(image->file, error);
 
-    if (!qcow2_io_read(image->file, 0, sector, sizeof(sector), error)) {
-        return false;
-    }
-    patch_sector(&batch->header, sector);
-    if (!qcow2_io_write(image->file, 0, sector, sizeof(sector), error) || !qcow2_io_flush(image->file, error)) {
-        g_prefix_error(error, "header: ");
-        /* It may be on disk all the same: neither state may be cut off. */
-        batch->committed = true;
-        return false;
-    }
+    /* Also after a failure it may be on disk: neither state may be cut off. */
     batch->committed = true;
-    image->header = batch->header;
-    image->size = image->header.size;
-    g_clear_pointer(&image->snapshots, g_array_unref);
+    if (!written) {
+        g_prefix_error(error, "header: ");
+        return false;
+    }
+    take_header_over(batch);
     return true;
 }
 
 bool qcow2_batch_commit(Qcow2Batch *batch, GError **error)
 {
     return settle_counts(batch, error) && write_everything(batch, error) && publish(batch, error);
+}
+
+bool qcow2_batch_cut_end(Qcow2Batch *batch, GError **error)
+{
+    uint64_t end = qcow2_counts_cache_end(batch->counts), count = 0, size;
+
+    while (end > 0) {
+        if (!qcow2_counts_cache_get(batch->counts, end - 1, &count, error)) {
+            return false;
+        }
+        if (count > 0) {
+            break;
+        }
+        end--;
+    }
+    if (!qcow2_io_get_size(batch->image->file, &size, error)) {
+        return false;
+    }
+    end <<= batch->header.layout.cluster_bits;
+    return size <= end || qcow2_io_truncate(batch->image->file, end, error);
 }

@@ -4,15 +4,16 @@
  *
  *   step                                                       a crash afterwards leaves
  *   1  data and tables into clusters that nothing refers to,   the image as it was, its file perhaps longer
- *      changed refcount blocks and the table into new ones;
- *      flush
+ *      changed refcount blocks and the table into new ones,
+ *      what the header needs past its first 512 bytes into
+ *      a part of cluster 0 that it does not use yet; flush
  *   2  the first 512 bytes of the header, in one write;        the image as it will be
  *      flush
  *   3  what was freed may be cut off or reused                 the same
  *
- * A refcount and the COPIED flag that mirrors it lie in different sectors, and either one alone is corruption to
- * QEMU. So whatever changes is written anew, and one sector switches to all of it: L1 table, refcount table,
- * snapshot table, size, feature bits. Old and new state are both complete, and neither leaks.
+ * A refcount and the COPIED flag that mirrors it lie in different sectors, and either one alone is corruption
+ * to QEMU. So whatever changes is written anew, and one sector switches to all of it: L1 table, refcount
+ * table, snapshot table, size, feature bits. Old and new state are both complete, and neither leaks.
  */
 #ifndef QCOW2_IMAGE_BATCH_H
 #define QCOW2_IMAGE_BATCH_H
@@ -26,10 +27,13 @@ typedef struct Qcow2Batch Qcow2Batch;
  * qcow2_batch_begin:
  * @image: open for writing
  *
- * Errors: QCOW2_ERROR_UNSUPPORTED for an image that must not be written: dirty, corrupt; the message says what to
- * run.
+ * Errors: QCOW2_ERROR_UNSUPPORTED for an image that must not be written: dirty, corrupt; the message says
+ * what to run.
  */
 Qcow2Batch *qcow2_batch_begin(Qcow2Image *image, GError **error);
+
+/** qcow2_batch_begin_low: the same for a batch that shall use the lowest free clusters, wherever they are. */
+Qcow2Batch *qcow2_batch_begin_low(Qcow2Image *image, GError **error);
 
 /** qcow2_batch_free: gives up what was not committed; the file gets its old length back. */
 void qcow2_batch_free(Qcow2Batch *batch);
@@ -37,6 +41,15 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Batch, qcow2_batch_free)
 
 /** qcow2_batch_header: change roots, size and feature bits here; they count from the commit on. */
 Qcow2Header *qcow2_batch_header(Qcow2Batch *batch);
+
+/**
+ * qcow2_batch_set_ext: adds, replaces or (NULL data) removes a header extension. The header is laid out anew,
+ * so that its first sector alone switches to it; a commit fails where that cannot be.
+ */
+void qcow2_batch_set_ext(Qcow2Batch *batch, uint32_t type, const void *data, size_t len_bytes);
+
+/** qcow2_batch_relay_header: the same after a change of version or backing name in the batch's header. */
+void qcow2_batch_relay_header(Qcow2Batch *batch);
 
 /** qcow2_batch_counts: the counts as they will be. */
 Qcow2CountsCache *qcow2_batch_counts(Qcow2Batch *batch);
@@ -54,9 +67,13 @@ bool qcow2_batch_add(Qcow2Batch *batch, uint64_t host_offset, uint64_t len_bytes
 bool qcow2_batch_count_taken(Qcow2Batch *batch, GError **error);
 
 /** qcow2_batch_write: into clusters that this batch took. */
-bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *bytes, size_t len_bytes, GError **error);
+bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *bytes, size_t len_bytes,
+                       GError **error);
 
 /** qcow2_batch_commit: all or nothing. The image then has the new header. */
 bool qcow2_batch_commit(Qcow2Batch *batch, GError **error);
+
+/** qcow2_batch_cut_end: after the commit: the file ends with the last cluster that is in use. */
+bool qcow2_batch_cut_end(Qcow2Batch *batch, GError **error);
 
 #endif
