@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The crash laboratory: one operation on one image, recorded, and every state that a crash could leave of it
+ * judged. docs/crash-lab.md says how to run it, operations.c what it runs.
+ */
+#ifndef TESTS_CRASH_LAB_H
+#define TESTS_CRASH_LAB_H
+
+#include "contents.h"
+#include "explore.h"
+
+/** An image that operations start from. */
+typedef struct LabSubject {
+    char *name;
+    GPtrArray *paths;         /* of the image, then of those below it */
+    GPtrArray *files;         /* GBytes: what is in them */
+    LabContents *contents;
+    Qcow2CheckResult check;   /* what is wrong with it already may stay */
+    bool encrypted;
+} LabSubject;
+
+#define LAB_MAX_FILES 4u
+
+/** Files that an operation works on, in memory: the image, then those below it that are written as well. */
+typedef struct LabPlaces {
+    Qcow2Io *io[LAB_MAX_FILES];
+    unsigned n;
+} LabPlaces;
+
+void lab_places_clear(LabPlaces *places);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(LabPlaces, lab_places_clear)
+
+/** lab_open: the chain over these places; its files that are not among them are opened by name. */
+Qcow2Chain *lab_open(const LabPlaces *places, GError **error);
+
+typedef enum { LAB_NONE, LAB_FIRST, LAB_MIDDLE, LAB_LAST } LabWhich;
+
+#define LAB_SUCCEEDS (-1)
+
+/** A command with its arguments. */
+typedef struct LabOperation {
+    const char *name;
+    bool (*run)(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+    LabWhich which;           /* the snapshot that is its argument; images without any are left out */
+    unsigned n_below;         /* images below that it writes */
+    int again;                /* Qcow2Error of the same command when its result is there, or LAB_SUCCEEDS */
+    bool may_leak;
+    bool sets_bitmaps;        /* what bitmaps hold afterwards is its result; otherwise they get bits as the
+                               * guest's contents change */
+} LabOperation;
+
+/** lab_operations: all of them, ended by one without a name. */
+extern const LabOperation lab_operations[];
+
+/** lab_snapshot: the snapshot of the image that an operation is given; owned by the subject. */
+const LabState *lab_snapshot(const LabSubject *subject, LabWhich which);
+
+/** lab_applies: whether the operation can be asked for at all. */
+bool lab_applies(const LabOperation *operation, const LabSubject *subject);
+
+LabSubject *lab_subject_load(const char *name, const char *path, GError **error);
+void lab_subject_free(LabSubject *subject);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(LabSubject, lab_subject_free)
+
+/** Real QEMU as the judge. */
+typedef struct LabQemu {
+    const char *img;          /* the program qemu-img */
+    guint every;              /* of how many states it judges one; 0: none */
+} LabQemu;
+
+/** lab_qemu_check: NULL when qemu-img check finds the file clean, or leaking with @may_leak. */
+char *lab_qemu_check(const LabQemu *qemu, const char *path, bool may_leak);
+
+/** lab_qemu_match: NULL when every state of the file reads for QEMU as @expected. */
+char *lab_qemu_match(const LabQemu *qemu, const char *path, const LabContents *expected);
+
+/** One operation on one image, run once without a crash. */
+typedef struct LabCase {
+    const LabOperation *operation;
+    const LabSubject *subject;
+    const LabQemu *qemu;
+    GRand *random;
+    const char *keep;         /* a folder for states that are wrong; or NULL */
+    GArray *records;          /* Qcow2Record */
+    char *refusal;            /* the message of an operation that did not do it; NULL: it did */
+    LabContents *after;
+    LabDisk *disks[LAB_MAX_FILES];    /* as before */
+    unsigned n_disks;
+    struct {
+        guint64 states, before, after, leaking, again, by_qemu, breaks;
+    } count;
+    char *failure;            /* the first state that is wrong; NULL: none */
+} LabCase;
+
+/** lab_case_new: runs and records the operation. @seed: for what is chosen at random. */
+LabCase *lab_case_new(const LabOperation *operation, const LabSubject *subject, const LabQemu *qemu,
+                      guint32 seed);
+void lab_case_free(LabCase *lab_case);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(LabCase, lab_case_free)
+
+typedef enum { LAB_BEFORE = 1, LAB_AFTER = 2 } LabVerdict;
+
+/**
+ * lab_judge:
+ * @places: the files after a crash
+ * @exact_times: they come from the recorded run; a snapshot that another run took has another date
+ *
+ * Returns: whether they hold what they held before the operation, or what they hold after; or both; 0 when
+ * neither, or when they are corrupt, with what is wrong in @ret_why.
+ */
+unsigned lab_judge(LabCase *lab_case, const LabPlaces *places, bool exact_times, char **ret_why);
+
+/** lab_judge_again: the same command on what a crash left; it writes to @places. NULL when it ends as it
+ * should. */
+char *lab_judge_again(LabCase *lab_case, const LabPlaces *places, unsigned verdict);
+
+/** lab_copy_places: the files as they are on the disks of the case, in memory that can be written. */
+void lab_copy_places(const LabCase *lab_case, LabPlaces *ret);
+
+/** lab_case_rewind: the disks are as before the operation again. */
+void lab_case_rewind(LabCase *lab_case);
+
+/** lab_case_explore: judges up to @max_states states, until @deadline; the first that is wrong ends it. */
+void lab_case_explore(LabCase *lab_case, guint64 max_states, gint64 deadline);
+
+/** lab_case_inject: lets each call fail once, in every way; up to @max_runs. See faults.c. */
+void lab_case_inject(LabCase *lab_case, guint64 max_runs);
+
+/** lab_case_break: explores lists in a broken order; @failure tells of those that were not caught. See
+ * broken.c. */
+void lab_case_break(LabCase *lab_case, guint64 max_states);
+
+#endif

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the laboratory runs: a line in the table at the end, and a function that runs it with its arguments.
+ */
+#include "lab.h"
+
+#include <string.h>
+
+const LabState *lab_snapshot(const LabSubject *subject, LabWhich which)
+{
+    guint n = subject->contents->states->len - 1;
+
+    if (which == LAB_NONE || n == 0) {
+        return NULL;
+    }
+    return lab_state(subject->contents, which == LAB_FIRST ? 1 : which == LAB_LAST ? n : (n + 1) / 2);
+}
+
+bool lab_applies(const LabOperation *operation, const LabSubject *subject)
+{
+    return operation->n_below < subject->files->len
+        && (operation->which == LAB_NONE || lab_snapshot(subject, operation->which));
+}
+
+static char *word_for(const LabSubject *subject, LabWhich which)
+{
+    return g_strconcat("id:", lab_snapshot(subject, which)->id, NULL);
+}
+
+static bool run_create(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+
+    (void)subject;
+    (void)which;
+    return chain && qcow2_snapshot_create(chain, "created in the laboratory", error);
+}
+
+/* A name that makes the snapshot table longer than clusters of most sizes. */
+static bool run_create_long(const LabPlaces *places, const LabSubject *subject, LabWhich which,
+                            GError **error)
+{
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+    char name[5001];
+
+    (void)subject;
+    (void)which;
+    memset(name, 'x', sizeof(name) - 1);
+    name[sizeof(name) - 1] = '\0';
+    return chain && qcow2_snapshot_create(chain, name, error);
+}
+
+static bool run_apply(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+    g_autofree char *word = word_for(subject, which);
+
+    return chain && qcow2_snapshot_apply(chain, word, error);
+}
+
+static bool run_delete(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+    g_autofree char *word = word_for(subject, which);
+
+    return chain && qcow2_snapshot_delete(chain, word, error);
+}
+
+static bool run_rename(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+    g_autofree char *word = word_for(subject, which);
+
+    return chain && qcow2_snapshot_rename(chain, word, "renamed in the laboratory", error);
+}
+
+/* ---- Operations that take a file ---------------------------------------------------------------------- */
+
+/* Beside the image, once for all runs; lab_subject_load() removes that of another image of this name. */
+static char *delta_file(const LabSubject *subject, LabWhich which, GError **error)
+{
+    const char *image = g_ptr_array_index(subject->paths, 0);
+    Qcow2OpenOptions open_options = { .n_threads = 1 };
+    const Qcow2ExportOptions export_options = { .cache = QCOW2_CACHE_UNSAFE };
+    g_autofree char *path = g_strdup_printf("%s.delta-%d", image, which);
+    g_autofree char *word = which == LAB_NONE ? g_strdup("@active") : word_for(subject, which);
+
+    if (g_file_test(path, G_FILE_TEST_EXISTS)) {
+        return g_steal_pointer(&path);
+    }
+    g_autoptr(Qcow2Chain) chain = qcow2_chain_open(image, &open_options, error);
+    g_autoptr(Qcow2State) from = chain ? qcow2_state_open(chain, "@empty", error) : NULL;
+    g_autoptr(Qcow2State) to = from ? qcow2_state_open(chain, word, error) : NULL;
+    bool ok = to && qcow2_export_delta(from, to, path, &export_options, NULL, NULL, error);
+    return ok ? g_steal_pointer(&path) : NULL;
+}
+
+/* What the snapshot was becomes the active layer, and one more snapshot, from a file. */
+static bool run_import(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    const Qcow2ImportOptions options = { .name = "imported in the laboratory", .force = true };
+    g_autofree char *delta = delta_file(subject, which, error);
+    g_autoptr(Qcow2Chain) chain = delta ? lab_open(places, error) : NULL;
+
+    return chain && qcow2_import_delta(chain, delta, &options, NULL, NULL, error);
+}
+
+static bool run_vmstate_import(const LabPlaces *places, const LabSubject *subject, LabWhich which,
+                               GError **error)
+{
+    g_autofree char *path = g_strconcat(g_ptr_array_index(subject->paths, 0), ".vmstate", NULL);
+    g_autofree char *word = word_for(subject, which);
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+    g_autofree char *bytes = g_strnfill(100001, 'v');
+
+    return chain
+        && (g_file_test(path, G_FILE_TEST_EXISTS) || g_file_set_contents(path, bytes, -1, error))
+        && qcow2_vmstate_import(chain, word, path, NULL, error);
+}
+
+static bool run_vmstate_drop(const LabPlaces *places, const LabSubject *subject, LabWhich which,
+                             GError **error)
+{
+    g_autofree char *word = word_for(subject, which);
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+
+    return chain && qcow2_vmstate_drop(chain, word, error);
+}
+
+const LabOperation lab_operations[] = {
+    { "create", run_create, .again = QCOW2_ERROR_EXISTS },
+    { "create-long-name", run_create_long, .again = QCOW2_ERROR_EXISTS },
+    { "apply-first", run_apply, LAB_FIRST, .again = LAB_SUCCEEDS },
+    { "apply-middle", run_apply, LAB_MIDDLE, .again = LAB_SUCCEEDS },
+    { "apply-last", run_apply, LAB_LAST, .again = LAB_SUCCEEDS },
+    { "delete-first", run_delete, LAB_FIRST, .again = QCOW2_ERROR_NOT_FOUND },
+    { "delete-middle", run_delete, LAB_MIDDLE, .again = QCOW2_ERROR_NOT_FOUND },
+    { "delete-last", run_delete, LAB_LAST, .again = QCOW2_ERROR_NOT_FOUND },
+    { "rename", run_rename, LAB_MIDDLE, .again = LAB_SUCCEEDS },
+    { "import-active", run_import, .again = QCOW2_ERROR_EXISTS },
+    { "import-first", run_import, LAB_FIRST, .again = QCOW2_ERROR_EXISTS },
+    { "vmstate-import", run_vmstate_import, LAB_LAST, .again = LAB_SUCCEEDS },
+    { "vmstate-drop", run_vmstate_drop, LAB_FIRST, .again = QCOW2_ERROR_EXISTS },
+    { NULL },
+};
