@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tool-output.h"
@@ -25,6 +26,7 @@ struct ToolProgress {
 static _Atomic(Qcow2Progress *) cancel_target;
 static atomic_int caught_signal;
 static atomic_uint done_permyriad;  /* hundredths of a percent */
+static atomic_llong first_stop_at;  /* seconds since 1970; 0: not yet */
 
 /* ---- Signals ----------------------------------------------------------------------------------- */
 
@@ -64,10 +66,21 @@ static void on_tell(int signal_number)
     errno = saved_errno;
 }
 
+/*
+ * The first signal asks the library to stop. It cannot be heard while a server that hangs owes an answer, so a
+ * later one ends the process as if there were no handler. Two at once are one: timeout(1) sends it to the
+ * process and to its group.
+ */
 static void on_stop(int signal_number)
 {
     Qcow2Progress *progress = atomic_load(&cancel_target);
+    long long now = (long long)time(NULL), first = 0;
 
+    if (!atomic_compare_exchange_strong(&first_stop_at, &first, now) && now - first >= 2) {
+        signal(signal_number, SIG_DFL);
+        raise(signal_number);
+        return;
+    }
     atomic_store(&caught_signal, signal_number);
     if (progress) {
         qcow2_progress_cancel(progress);

@@ -193,6 +193,30 @@ start_slow_export() {
     assert_image_unchanged disk.qcow2
 }
 
+@test "output: a second Ctrl-C ends a command that waits for a server that hangs; two at once are one" {
+    require nbdkit
+    make_disk
+    start_nbdkit hangs.sock -r file disk.qcow2
+    start_slow_export "nbd+unix:///?socket=$PWD/hangs.sock" monday tuesday delta.qcow2
+    kill -INT "$export_pid"
+    kill -INT "$export_pid"
+    assert_ended "$export_pid" 130
+    assert_nothing_left
+
+    start_slow_export "nbd+unix:///?socket=$PWD/hangs.sock" monday tuesday delta.qcow2
+    kill -STOP "$export_pid"
+    kill -STOP "$daemon_pid"
+    kill -CONT "$export_pid"
+    sleep 1
+    kill -INT "$export_pid"
+    sleep 2.1
+    kill -0 "$export_pid" || fail "it did not wait for the server: this shows nothing"
+    kill -INT "$export_pid"
+    assert_ended "$export_pid" 130
+    kill -CONT "$daemon_pid"
+    [[ ! -e delta.qcow2 ]]
+}
+
 @test "output: direct I/O, and no flushes" {
     make_disk
     for options in "-t none" "-T none" "-t none -T none" "-t writethrough" "-t directsync" "-t unsafe"; do
