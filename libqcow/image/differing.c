@@ -114,8 +114,30 @@ static uint64_t skip_equal_blocks(const uint8_t *a, const uint8_t *b, uint64_t i
     return i;
 }
 
+/* A host cluster and nothing else. With a data file COPIED makes a difference, and decoding tells. */
+static bool is_plain_data(const Qcow2Layout *layout, uint64_t raw)
+{
+    uint64_t host_offset = raw & L2E_HOST_OFFSET;
+
+    return host_offset != 0 && (raw & ~(L2E_HOST_OFFSET | L2E_COPIED)) == 0 && !layout->has_data_file
+        && qcow2_is_cluster_aligned(layout, host_offset);
+}
+
+/* Adds entries [start, end), which all differ. */
+static void push_entries(const Qcow2Layout *layout, const Qcow2L2Slice *a, const Qcow2L2Slice *b,
+                         uint64_t start, uint64_t end, Qcow2Range table, Qcow2Differing *found)
+{
+    for (uint64_t i = start; i < end; i++) {
+        bool sure = !layout->extended_l2 && is_plain_data(layout, word(a->raw, i))
+                 && is_plain_data(layout, word(b->raw, i));
+        uint64_t guest_start = a->guest_start + (i << layout->cluster_bits);
+        qcow2_ranges_push(sure ? found->sure : found->maybe, MAX(guest_start, table.start),
+                          MIN(guest_start + layout->cluster_size, table.end));
+    }
+}
+
 static void differing_entries(const Qcow2Layout *layout, const Qcow2L2Slice *a, const Qcow2L2Slice *b,
-                              Qcow2Range table, GArray *ret_ranges)
+                              Qcow2Range table, Qcow2Differing *found)
 {
     uint64_t words_per_entry = layout->l2_entry_size / 8;
     uint64_t n = a->n_entries * words_per_entry;
@@ -126,9 +148,29 @@ static void differing_entries(const Qcow2Layout *layout, const Qcow2L2Slice *a, 
         }
         uint64_t start = next_word(a->raw, b->raw, i, n, words_per_entry, false);
         i = next_word(a->raw, b->raw, start, n, words_per_entry, true);
-        uint64_t guest_start = a->guest_start + (start / words_per_entry << layout->cluster_bits);
-        uint64_t guest_end = a->guest_start + (i / words_per_entry << layout->cluster_bits);
-        qcow2_ranges_push(ret_ranges, MAX(guest_start, table.start), MIN(guest_end, table.end));
+        push_entries(layout, a, b, start / words_per_entry, i / words_per_entry, table, found);
+    }
+}
+
+/* ---- On all processors ------------------------------------------------------------------------- */
+
+static void differing_init(Qcow2Differing *differing)
+{
+    differing->sure = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    differing->maybe = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+}
+
+void qcow2_differing_clear(Qcow2Differing *differing)
+{
+    g_clear_pointer(&differing->sure, g_array_unref);
+    g_clear_pointer(&differing->maybe, g_array_unref);
+}
+
+static void push_all(GArray *ranges, const GArray *more)
+{
+    for (guint i = 0; i < more->len; i++) {
+        const Qcow2Range *range = &g_array_index(more, Qcow2Range, i);
+        qcow2_ranges_push(ranges, range->start, range->end);
     }
 }
 
@@ -138,7 +180,7 @@ typedef struct Search {
     const Qcow2View *a, *b;
     GArray *tables;           /* Qcow2Range, one for each table */
     uint64_t tables_per_chunk, tables_per_step;
-    GArray **found;           /* for each chunk: Qcow2Range */
+    Qcow2Differing *found;    /* for each chunk */
 } Search;
 
 static bool search_chunk(size_t index, void *data, GError **error)
@@ -146,8 +188,9 @@ static bool search_chunk(size_t index, void *data, GError **error)
     const Search *search = data;
     uint64_t end = MIN((index + 1) * search->tables_per_chunk, search->tables->len), n;
     g_auto(Qcow2L2Slices) slices_a = { 0 }, slices_b = { 0 };
-    GArray *found = search->found[index] = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    Qcow2Differing *found = &search->found[index];
 
+    differing_init(found);
     for (uint64_t at = index * search->tables_per_chunk; at < end; at += n) {
         const Qcow2Range *tables = &g_array_index(search->tables, Qcow2Range, at);
         n = MIN(search->tables_per_step, end - at);
@@ -163,32 +206,33 @@ static bool search_chunk(size_t index, void *data, GError **error)
     return true;
 }
 
-static bool search_tables(Search *search, GArray *ret_ranges, GError **error)
+static bool search_tables(Search *search, Qcow2Differing *ret, GError **error)
 {
     size_t n_chunks = qcow2_div_round_up(search->tables->len, search->tables_per_chunk);
     /* Over a network the reads of one step are made in parallel. */
     unsigned n_threads = qcow2_io_get_fd(search->image->file) < 0 ? 1 : search->image->n_threads;
-    search->found = g_new0(GArray *, n_chunks);
+    search->found = g_new0(Qcow2Differing, n_chunks);
     bool ok = qcow2_parallel_for(n_threads, n_chunks, search_chunk, search, error);
 
     for (size_t i = 0; i < n_chunks; i++) {
-        for (guint k = 0; ok && k < search->found[i]->len; k++) {
-            const Qcow2Range *range = &g_array_index(search->found[i], Qcow2Range, k);
-            qcow2_ranges_push(ret_ranges, range->start, range->end);
+        if (ok) {
+            push_all(ret->sure, search->found[i].sure);
+            push_all(ret->maybe, search->found[i].maybe);
         }
-        g_clear_pointer(&search->found[i], g_array_unref);
+        qcow2_differing_clear(&search->found[i]);
     }
     g_free(search->found);
     return ok;
 }
 
 bool qcow2_image_differing(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, Qcow2Range range,
-                           GArray *ret_ranges, GError **error)
+                           Qcow2Differing *ret, GError **error)
 {
     g_autoptr(GArray) tables = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     unsigned cluster_bits = image->header.layout.cluster_bits;
     Search search = { .image = image, .a = a, .b = b, .tables = tables };
 
+    differing_init(ret);
     if (image->kind == QCOW2_IMAGE_RAW) {
         return true;    /* raw has one state only */
     }
@@ -198,5 +242,5 @@ bool qcow2_image_differing(Qcow2Image *image, const Qcow2View *a, const Qcow2Vie
     search.tables_per_chunk = MAX(1, CHUNK_BYTES >> cluster_bits);
     search.tables_per_step =
         qcow2_io_get_fd(image->file) < 0 ? search.tables_per_chunk : MAX(1, STEP_BYTES >> cluster_bits);
-    return search_tables(&search, ret_ranges, error);
+    return search_tables(&search, ret, error);
 }

@@ -48,15 +48,24 @@ bool qcow2_image_map(Qcow2Image *image, const Qcow2View *view, const Qcow2Range 
 bool qcow2_image_skip_equal(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b, uint64_t from,
                             uint64_t limit, uint64_t *ret_offset, GError **error);
 
+/** Guest ranges whose table entries differ; Qcow2Range, sorted. */
+typedef struct Qcow2Differing {
+    GArray *sure;             /* data in both views, in different host clusters */
+    GArray *maybe;            /* what these entries mean has to be looked at */
+} Qcow2Differing;
+
+void qcow2_differing_clear(Qcow2Differing *differing);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2Differing, qcow2_differing_clear)
+
 /**
  * qcow2_image_differing:
  * @range: below the size of both views; some windows are enough for all processors
- * @ret_ranges: gets the guest ranges whose table entries differ appended; flags that say nothing
- *              about contents (COPIED, reserved bits) do not count
+ * @ret: zeroed by the caller, who clears it even when this fails
  *
- * Tables that both views share are not read; the others are, in parallel.
+ * Tables that both views share are not read; the others are, in parallel. Flags that say nothing about
+ * contents (COPIED) do not count.
  */
 bool qcow2_image_differing(Qcow2Image *image, const Qcow2View *a, const Qcow2View *b,
-                           Qcow2Range range, GArray *ret_ranges, GError **error);
+                           Qcow2Range range, Qcow2Differing *ret, GError **error);
 
 #endif

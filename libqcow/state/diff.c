@@ -3,11 +3,9 @@
 
 #include <string.h>
 
+#include "state/table-diff.h"
 #include "util/bits.h"
 #include "util/error.h"
-
-/* In the worst case each of them has 1 MiB of ranges. */
-#define WINDOWS_AHEAD 16u
 
 struct Qcow2Diff {
     Qcow2State *a, *b;
@@ -18,9 +16,9 @@ struct Qcow2Diff {
     Qcow2State *larger_state;
     Qcow2Range straddle;          /* the part of the smaller state's last cluster that is past its end */
     bool straddle_known, straddle_is_zero;
-    GArray *ahead;                /* Qcow2Range: entries that differ, in ahead_range */
-    Qcow2Range ahead_range;
-    GArray *candidates;           /* Qcow2Range: of one window */
+    Qcow2TableDiff tables;        /* with same_tables */
+    GArray *sure;                 /* Qcow2Range: of one window, with data of its own in each state */
+    GArray *candidates;           /* Qcow2Range: of one window, to be looked at */
     GArray *undecided;            /* Qcow2Range: zero in one, in the other whatever the shared layers say */
     GArray *extents_a, *extents_b;
 };
@@ -97,7 +95,7 @@ Qcow2Diff *qcow2_diff_new(Qcow2State *a, Qcow2State *b, GError **error)
 
     diff->a = a;
     diff->b = b;
-    diff->ahead = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    diff->sure = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     diff->candidates = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     diff->undecided = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     diff->extents_a = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
@@ -109,6 +107,9 @@ Qcow2Diff *qcow2_diff_new(Qcow2State *a, Qcow2State *b, GError **error)
     diff->same_tables = diff->same_below && has_tables(a) && has_tables(b)
                      && is_same_file(qcow2_chain_layer(a->chain, 0), qcow2_chain_layer(b->chain, 0));
     find_straddle(diff);
+    diff->tables = (Qcow2TableDiff) {
+        .image = qcow2_chain_image(a->chain, 0), .a = &a->view, .b = &b->view, .limit = diff->smaller,
+    };
     return g_steal_pointer(&diff);
 }
 
@@ -117,7 +118,8 @@ void qcow2_diff_free(Qcow2Diff *diff)
     if (!diff) {
         return;
     }
-    g_array_unref(diff->ahead);
+    qcow2_table_diff_clear(&diff->tables);
+    g_array_unref(diff->sure);
     g_array_unref(diff->candidates);
     g_array_unref(diff->undecided);
     g_array_unref(diff->extents_a);
@@ -235,10 +237,16 @@ static int compare_range(const void *a, const void *b)
     return x->start < y->start ? -1 : x->start > y->start;
 }
 
-static void sort_ranges(GArray *ranges)
+/* Both are sorted; what is in one lies between what is in the other. */
+static void append_sorted(GArray *ranges, const GArray *more)
 {
-    g_array_sort(ranges, compare_range);
-    qcow2_ranges_align(ranges, 1, UINT64_MAX);
+    bool one_is_empty = ranges->len == 0 || more->len == 0;
+
+    g_array_append_vals(ranges, more->data, more->len);
+    if (!one_is_empty) {
+        g_array_sort(ranges, compare_range);
+        qcow2_ranges_align(ranges, 1, UINT64_MAX);
+    }
 }
 
 static const Qcow2Range *items(const GArray *ranges)
@@ -267,64 +275,24 @@ static bool decide_undecided(Qcow2Diff *diff, GArray *ranges, GError **error)
             return false;
         }
     }
-    g_array_append_vals(ranges, decided->data, decided->len);
-    sort_ranges(ranges);
+    append_sorted(ranges, decided);
     return true;
-}
-
-/* Finds the entries that differ for some windows at once, since one is too little work for all processors. */
-static bool look_ahead(Qcow2Diff *diff, Qcow2Range window, GError **error)
-{
-    Qcow2Image *image = qcow2_chain_image(diff->a->chain, 0);
-    uint64_t len = MAX(window.end - window.start, WINDOWS_AHEAD * qcow2_image_window(image));
-
-    if (window.start >= diff->ahead_range.start && window.end <= diff->ahead_range.end) {
-        return true;
-    }
-    g_array_set_size(diff->ahead, 0);
-    diff->ahead_range.start = diff->ahead_range.end = 0;
-    Qcow2Range range = { window.start, MIN(window.start + len, diff->smaller) };
-    if (!qcow2_image_differing(image, &diff->a->view, &diff->b->view, range, diff->ahead, error)) {
-        g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(diff->a->chain, 0));
-        return false;
-    }
-    diff->ahead_range = range;
-    return true;
-}
-
-static void push_part(const GArray *found, Qcow2Range window, GArray *ranges)
-{
-    guint low = 0, high = found->len;
-
-    /* The first that ends in the window or past it. */
-    while (low < high) {
-        guint middle = low + (high - low) / 2;
-        if (items(found)[middle].end <= window.start) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    for (; low < found->len && items(found)[low].start < window.end; low++) {
-        qcow2_ranges_push(ranges, MAX(items(found)[low].start, window.start),
-                          MIN(items(found)[low].end, window.end));
-    }
 }
 
 /* What has to be looked at: with tables of one image, only entries that differ and what is past an end. */
 static bool find_candidates(Qcow2Diff *diff, Qcow2Range window, GError **error)
 {
+    g_array_set_size(diff->sure, 0);
     g_array_set_size(diff->candidates, 0);
     if (!diff->same_tables) {
         qcow2_ranges_push(diff->candidates, window.start, window.end);
         return true;
     }
     Qcow2Range both = { window.start, MIN(window.end, diff->smaller) };
-    if (both.start < both.end) {
-        if (!look_ahead(diff, both, error)) {
-            return false;
-        }
-        push_part(diff->ahead, both, diff->candidates);
+    if (both.start < both.end
+        && !qcow2_table_diff_get(&diff->tables, both, diff->sure, diff->candidates, error)) {
+        g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(diff->a->chain, 0));
+        return false;
     }
     qcow2_ranges_push(diff->candidates, MAX(window.start, both.end), window.end);
     return true;
@@ -347,6 +315,30 @@ static bool skip_equal_tables(Qcow2Diff *diff, uint64_t *from, uint64_t limit, G
     return true;
 }
 
+static bool compare_candidates(Qcow2Diff *diff, GArray *ranges, GError **error)
+{
+    const Qcow2Range *candidates = items(diff->candidates);
+    guint n = diff->candidates->len;
+
+    return qcow2_state_resolve(diff->a, candidates, n, diff->stop_a, diff->extents_a, error)
+        && qcow2_state_resolve(diff->b, candidates, n, diff->stop_b, diff->extents_b, error)
+        && compare_extents(diff, ranges, error)
+        && decide_undecided(diff, ranges, error);
+}
+
+static bool add_sure(Qcow2Diff *diff, GArray *ranges, GError **error)
+{
+    g_autoptr(GArray) added = g_array_sized_new(FALSE, FALSE, sizeof(Qcow2Range), diff->sure->len);
+
+    for (guint i = 0; i < diff->sure->len; i++) {
+        if (!push_differing(diff, items(diff->sure)[i].start, items(diff->sure)[i].end, added, error)) {
+            return false;
+        }
+    }
+    append_sorted(ranges, added);
+    return true;
+}
+
 bool qcow2_diff_next(Qcow2Diff *diff, uint64_t from, uint64_t limit, GArray *ret_ranges, uint64_t *ret_end,
                      GError **error)
 {
@@ -364,12 +356,6 @@ bool qcow2_diff_next(Qcow2Diff *diff, uint64_t from, uint64_t limit, GArray *ret
     if (!find_candidates(diff, range, error)) {
         return false;
     }
-    if (diff->candidates->len == 0) {
-        return true;
-    }
-    return qcow2_state_resolve(diff->a, items(diff->candidates), diff->candidates->len, diff->stop_a,
-                               diff->extents_a, error)
-           && qcow2_state_resolve(diff->b, items(diff->candidates), diff->candidates->len, diff->stop_b,
-                                  diff->extents_b, error)
-           && compare_extents(diff, ret_ranges, error) && decide_undecided(diff, ret_ranges, error);
+    return (diff->candidates->len == 0 || compare_candidates(diff, ret_ranges, error))
+        && add_sure(diff, ret_ranges, error);
 }
