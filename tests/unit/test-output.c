@@ -295,7 +295,7 @@ static void test_a_file_in_use_is_not_replaced(Fixture *f, const void *data)
     (void)data;
     put(f->path, "old", 0644);
     for (size_t i = 0; i < G_N_ELEMENTS(users); i++) {
-        g_autoptr(Qcow2Io) vm = lock(f->path, users[i][0], users[i][1]);
+        G_GNUC_UNUSED g_autoptr(Qcow2Io) vm = lock(f->path, users[i][0], users[i][1]);
         assert_refused(f->path, true, QCOW2_ERROR_IN_USE, "Is another process using the image");
     }
     g_assert_cmpuint(count_names(f), ==, 1);
@@ -309,7 +309,7 @@ static void test_a_file_that_came_into_use_is_not_replaced(Fixture *f, const voi
 
     (void)data;
     put(f->path, "other", 0644);
-    g_autoptr(Qcow2Io) vm = lock(f->path, 11, 5);
+    G_GNUC_UNUSED g_autoptr(Qcow2Io) vm = lock(f->path, 11, 5);
     g_assert_false(qcow2_output_publish(output, &error));
     g_assert_error(error, QCOW2_ERROR, QCOW2_ERROR_IN_USE);
     qcow2_output_free(g_steal_pointer(&output));
