@@ -67,8 +67,8 @@ static void on_tell(int signal_number)
 }
 
 /*
- * The first signal asks the library to stop. It cannot be heard while a server that hangs owes an answer, so a
- * later one ends the process as if there were no handler. Two at once are one: timeout(1) sends it to the
+ * The first signal asks the library to stop. It cannot be heard while a server that hangs owes an answer, so
+ * a later one ends the process as if there were no handler. Two at once are one: timeout(1) sends it to the
  * process and to its group.
  */
 static void on_stop(int signal_number)
