@@ -3,9 +3,9 @@
 What is measured, beside what, and how much faster it must be.
 
 A command is a list of words, or a text for the shell where it takes several. In both, {data} is the folder
-of the case's data set and {out} a folder that is empty before each run; {qemu_img} and {qemu_nbd} are those of
-one QEMU: a peer is tried with each version there is. Whatever leaves a file has flushed it at its end. A shell
-text keeps the processes that it leaves in the background in $pids.
+of the case's data set and {out} a folder that is empty before each run; {qemu_img} and {qemu_nbd} are those
+of one QEMU: a peer is tried with each version there is. Whatever leaves a file has flushed it at its end. A
+shell text keeps the processes that it leaves in the background in $pids.
 """
 
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class Case:
     must: float = 0                             # peer's time divided by ours; 0: for information
     limit: float = 0                            # seconds, for what no peer can do
     place: str = "here"                         # "here": the work folder; "xfs": XFS that shares extents
-    times: int = 1                              # runs are that many times more than usual: for what is short
+    times: int = 1                              # so many times more runs than usual, for what is short
 
 
 # ---- Peers that take several commands ----------------------------------------------------------------
@@ -53,7 +53,8 @@ class Case:
 # rebased to the other, which drops what is the same. Over NBD neither state needs to be copied first.
 DELTA_OVER_NBD = """
 for state in one two; do
-    {qemu_nbd} -r -f qcow2 -l snapshot.name=$state -e 16 -t -k {out}/$state {data}/disk.qcow2 & pids="$pids $!"
+    {qemu_nbd} -r -f qcow2 -l snapshot.name=$state -e 16 -t -k {out}/$state {data}/disk.qcow2 &
+    pids="$pids $!"
 done
 tries=0
 until [ -S {out}/one ] && [ -S {out}/two ]; do
@@ -119,11 +120,12 @@ CASES = [
          ours=["qcow-export-delta", "-q", "{data}/disk.qcow2", "@empty", "one", "{out}/delta.qcow2"],
          peers=convert("-l snapshot.name=one {data}/disk.qcow2")),
     Case("export-delta -c compr, zlib", "compr",
-         ours=["qcow-export-delta", "-q", "-c", "{data}/plain.qcow2", "@empty", "@active", "{out}/delta.qcow2"],
+         ours=["qcow-export-delta", "-q", "-c",
+               "{data}/plain.qcow2", "@empty", "@active", "{out}/delta.qcow2"],
          peers=convert("-c {data}/plain.qcow2")),
     Case("export-delta -c compr, zstd", "compr",
-         ours=["qcow-export-delta", "-q", "-c", "-o", "compression_type=zstd", "{data}/plain.qcow2", "@empty", "@active",
-               "{out}/delta.qcow2"],
+         ours=["qcow-export-delta", "-q", "-c", "-o", "compression_type=zstd",
+               "{data}/plain.qcow2", "@empty", "@active", "{out}/delta.qcow2"],
          peers=convert("-c -o compression_type=zstd {data}/plain.qcow2")),
     Case("export-delta compr, zlib to zlib", "compr",
          ours=["qcow-export-delta", "-q", "{data}/zlib.qcow2", "@empty", "@active", "{out}/delta.qcow2"],

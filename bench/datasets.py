@@ -14,10 +14,11 @@ CLUSTER = 64 * KIB
 
 
 def run(*command, **options):
-    result = subprocess.run(command, stdin=None if "input" in options else subprocess.DEVNULL, capture_output=True,
-                            text=True, check=False, **options)
+    result = subprocess.run(command, stdin=None if "input" in options else subprocess.DEVNULL,
+                            capture_output=True, text=True, check=False, **options)
     if result.returncode != 0:
-        raise RuntimeError(f"{' '.join(command[:4])} …: exit {result.returncode}: {result.stderr.strip()[-1000:]}")
+        text = result.stderr.strip()[-1000:]
+        raise RuntimeError(f"{' '.join(command[:4])} …: exit {result.returncode}: {text}")
 
 
 def create(path, *arguments):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Runs a command and its peers in turn: A B C A B C …, so that what else the machine does meets all of them."""
+"""Runs a command and its peers in turn, A B C A B C …: what else the machine does meets all of them."""
 
 import os
 import statistics

@@ -10,7 +10,8 @@ import datasets
 
 
 def file_system(folder):
-    result = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", folder], capture_output=True, text=True, check=False)
+    result = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", folder], capture_output=True, text=True,
+                            check=False)
     return result.stdout.strip() or "unknown"
 
 
