@@ -31,7 +31,8 @@ class Tables:
         (self.cluster_bits,) = struct.unpack_from(">I", header, 20)
         self.cluster_size = 1 << self.cluster_bits
         self.size, _, self.n_l1, self.l1 = struct.unpack_from(">QIIQ", header, 24)
-        self.reftable, self.reftable_clusters, self.n_snapshots, self.snapshots = struct.unpack_from(">QIIQ", header, 48)
+        self.reftable, self.reftable_clusters = struct.unpack_from(">QI", header, 48)
+        self.n_snapshots, self.snapshots = struct.unpack_from(">IQ", header, 60)
         self.incompatible, self.order, self.header_length = 0, 4, 72
         if self.version >= 3:
             self.incompatible, _, _, self.order, self.header_length = struct.unpack_from(">QQQII", header, 72)
