@@ -110,19 +110,19 @@ bool qcow2_file_zero(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, bool may_
     return zero_range(file, offset, len_bytes, may_unmap, error) && qcow2_file_after_write(file, error);
 }
 
-/* io.c asks only for ranges below the end of the file. */
+/* Asked often, for each run of data and hole, so with as few calls as can be: also these know the end. */
 bool qcow2_file_extent(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2IoExtent *ret, GError **error)
 {
     Qcow2FileIo *file = (Qcow2FileIo *) io;
     off_t data = lseek(file->fd, (off_t) offset, SEEK_DATA);
 
     *ret = (Qcow2IoExtent) { .len_bytes = len_bytes };
-    if (data < 0 && errno == ENXIO) {           /* no data from here to the end */
-        ret->zero = ret->hole = true;
-        return true;
-    }
-    if (data < 0 && errno == EINVAL) {          /* a file system without holes */
-        return true;
+    if (data < 0 && (errno == ENXIO || errno == EINVAL)) {
+        /* No data from here to the end; or a file system without holes. */
+        bool no_data = errno == ENXIO;
+        bool ok = qcow2_io_extent_by_size(io, offset, len_bytes, ret, error);
+        ret->zero = ret->hole = no_data || ret->zero;
+        return ok;
     }
     if (data < 0) {
         return qcow2_fail_system(error, errno);

@@ -140,20 +140,28 @@ bool qcow2_io_zero(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, bool may_un
     return zeroed;
 }
 
-static bool find_extent(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2IoExtent *ret, GError **error)
+bool qcow2_io_extent_by_size(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2IoExtent *ret,
+                             GError **error)
 {
     uint64_t size;
 
-    if (!check_range(offset, len_bytes, error) || !io->ops->get_size(io, &size, error)) {
+    if (!io->ops->get_size(io, &size, error)) {
         return false;
     }
-    if (offset >= size) {
-        *ret = (Qcow2IoExtent) { .len_bytes = len_bytes, .zero = true, .hole = true };
-        return true;
+    *ret = offset < size ? (Qcow2IoExtent) { .len_bytes = MIN(len_bytes, size - offset) }
+                         : (Qcow2IoExtent) { .len_bytes = len_bytes, .zero = true, .hole = true };
+    return true;
+}
+
+static bool find_extent(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2IoExtent *ret, GError **error)
+{
+    if (!check_range(offset, len_bytes, error)) {
+        return false;
     }
-    len_bytes = MIN(len_bytes, size - offset);
-    *ret = (Qcow2IoExtent) { .len_bytes = len_bytes };
-    if (io->ops->extent && !io->ops->extent(io, offset, len_bytes, ret, error)) {
+    if (!io->ops->extent) {
+        return qcow2_io_extent_by_size(io, offset, len_bytes, ret, error);
+    }
+    if (!io->ops->extent(io, offset, len_bytes, ret, error)) {
         return false;
     }
     ret->len_bytes = MIN(ret->len_bytes, len_bytes);

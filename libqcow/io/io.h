@@ -96,6 +96,10 @@ bool qcow2_io_zero(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, bool may_un
 /** qcow2_io_extent: without support all bytes up to the end are data; past the end all is hole. */
 bool qcow2_io_extent(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2IoExtent *ret, GError **error);
 
+/* For back ends that cannot tell more than where the end is. */
+bool qcow2_io_extent_by_size(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2IoExtent *ret,
+                             GError **error);
+
 /**
  * qcow2_io_clone_from: shares the extents of @source (FICLONERANGE).
  * qcow2_io_copy_from: lets the kernel copy (copy_file_range).

@@ -227,7 +227,13 @@ static bool nbd_extent(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2Io
 {
     NbdIo *nbd = (NbdIo *) io;
 
-    *ret = (Qcow2IoExtent) { .len_bytes = len_bytes };
+    if (!qcow2_io_extent_by_size(io, offset, len_bytes, ret, error)) {
+        return false;
+    }
+    if (ret->zero) {
+        return true;
+    }
+    len_bytes = ret->len_bytes;
     if (!nbd->export.can_extents || (!io->writable && qcow2_nbd_extents_find(nbd->extents, offset, ret))) {
         return true;
     }
@@ -236,6 +242,7 @@ static bool nbd_extent(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2Io
     }
     /* A server may say less than it was asked: then all is data, as it is for one that says nothing. */
     qcow2_nbd_extents_find(nbd->extents, offset, ret);
+    ret->len_bytes = MIN(ret->len_bytes, len_bytes);
     return true;
 }
 
