@@ -295,6 +295,20 @@ make_states() {
     assert_guest_zero delta.qcow2 96K 32K
 }
 
+@test "export-delta: also a compressed cluster is filled with zeros past the end of TO" {
+    for type in zlib zstd; do
+        make_image disk.qcow2 128K -o compression_type=$type
+        guest_write_compressed disk.qcow2 0 128K A
+        qemu-img resize -q --shrink disk.qcow2 96K
+        run -0 --separate-stderr qcow-export-delta --output=json disk.qcow2 @empty @active delta.qcow2
+        assert_json '.["compressed-clusters"] == 2'
+        assert_delta delta.qcow2 disk.qcow2 @empty @active
+        qemu-img resize -q delta.qcow2 128K
+        assert_guest_zero delta.qcow2 96K 32K
+        rm disk.qcow2 delta.qcow2
+    done
+}
+
 @test "export-delta: VM state, past the end of the disk, is never looked at" {
     gzip -d <"$QCOW_SOURCE/tests/images/golden/qemu-7.2/vm_state.qcow2.gz" >disk.qcow2
     qcow-export-delta -q disk.qcow2 one two same.qcow2
