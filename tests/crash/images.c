@@ -8,6 +8,8 @@
 
 #include "util/error.h"
 
+#define MAX_CRASH_STATE 40u   /* of those that the exploration finds, one that an image starts from */
+
 static bool unpack(const char *from, const char *to, GError **error)
 {
     gzFile file = gzopen(from, "rb");
@@ -110,22 +112,47 @@ static const LabOperation *any_operation(const LabSubject *subject, GRand *rando
     return chosen;
 }
 
-static bool run_on_copy(const LabSubject *subject, const LabOperation *operation, const char *path,
-                        GError **error)
-{
-    g_auto(LabPlaces) places = { .n = 0 };
-    gsize len;
+/* Where the exploration of states ends. */
+typedef struct Stop {
+    const LabCase *lab_case;
+    guint left;               /* states until then */
+    const char *path;         /* gets the state */
+    bool reached;
+    GError **error;
+} Stop;
 
-    for (; places.n <= operation->n_below; places.n++) {
-        const void *bytes = g_bytes_get_data(g_ptr_array_index(subject->files, places.n), &len);
-        places.io[places.n] =
-            qcow2_io_memory_new(bytes, len, g_ptr_array_index(subject->paths, places.n), true);
+static bool save_last(const LabCrash *crash, void *data)
+{
+    Stop *stop = data;
+
+    (void)crash;
+    if (stop->left-- > 0) {
+        return true;
     }
-    /* What it refuses is a case of its own. */
-    operation->run(&places, subject, operation->which, NULL);
-    const uint8_t *bytes = qcow2_io_memory_peek(places.io[0], &len);
-    return g_file_set_contents_full(path, (const char *)bytes, (gssize)len, G_FILE_SET_CONTENTS_NONE, 0644,
-                                    error);
+    stop->reached = true;
+    lab_disk_save(stop->lab_case->disks[0], stop->path, stop->error);
+    return false;
+}
+
+/* What an undisturbed run leaves, or, half of the time, what a crash leaves in the middle of it. */
+static bool run_on_copy(const LabSubject *subject, const LabOperation *operation, GRand *random,
+                        const char *path, bool *ret_crashed, GError **error)
+{
+    const LabQemu no_qemu = { NULL, 0 };
+    g_autoptr(LabCase) lab_case = lab_case_new(operation, subject, &no_qemu, g_rand_int(random));
+    guint n_states = (guint)g_rand_int_range(random, 0, 2 * MAX_CRASH_STATE);
+    GError *cause = NULL;
+    Stop stop = { .lab_case = lab_case, .left = n_states, .path = path, .error = &cause };
+
+    lab_case_visit(lab_case, MAX_CRASH_STATE, 0, save_last, &stop);
+    *ret_crashed = stop.reached;
+    if (!stop.reached) {
+        lab_disk_save(lab_case->disks[0], path, &cause);
+    }
+    if (cause) {
+        g_propagate_error(error, cause);
+    }
+    return cause == NULL;
 }
 
 LabSubject *lab_subject_with_past(const LabSubject *subject, guint n_operations, GRand *random,
@@ -138,10 +165,11 @@ LabSubject *lab_subject_with_past(const LabSubject *subject, guint n_operations,
     for (guint i = 0; i < n_operations; i++) {
         const LabSubject *from = past ? past : subject;
         const LabOperation *operation = any_operation(from, random);
-        g_string_append_printf(name, "+%s", operation->name);
-        if (!run_on_copy(from, operation, path, error)) {
+        bool crashed;
+        if (!run_on_copy(from, operation, random, path, &crashed, error)) {
             return NULL;
         }
+        g_string_append_printf(name, "+%s%s", operation->name, crashed ? " (crashed)" : "");
         g_clear_pointer(&past, lab_subject_free);
         past = lab_subject_load(name->str, path, error);
         if (!past) {

@@ -267,6 +267,9 @@ static char *judge_by_qemu(LabCase *lab_case, unsigned verdict)
     g_autoptr(GError) error = NULL;
     char *why = NULL;
 
+    if (subject->encrypted) {    /* it would ask for the key */
+        return NULL;
+    }
     lab_case->count.by_qemu++;
     if (!lab_disk_save(lab_case->disks[0], path, &error)) {
         return g_strdup(error->message);
@@ -274,7 +277,7 @@ static char *judge_by_qemu(LabCase *lab_case, unsigned verdict)
     if (subject->check.corruptions == 0 && subject->check.leaks == 0) {
         why = lab_qemu_check(lab_case->qemu, path, lab_case->operation->may_leak);
     }
-    if (!why && !subject->encrypted) {
+    if (!why) {
         why = lab_qemu_match(lab_case->qemu, path, verdict & LAB_AFTER ? lab_case->after : subject->contents);
     }
     return why;
@@ -295,7 +298,7 @@ static void keep_state(LabCase *lab_case)
     }
 }
 
-static bool visit(const LabCrash *crash, void *data)
+static bool judge_state(const LabCrash *crash, void *data)
 {
     LabCase *lab_case = data;
     g_auto(LabPlaces) places = { .n = 0 };
@@ -328,7 +331,7 @@ static bool visit(const LabCrash *crash, void *data)
     return false;
 }
 
-void lab_case_explore(LabCase *lab_case, guint64 max_states, gint64 deadline)
+void lab_case_visit(LabCase *lab_case, guint64 max_states, gint64 deadline, LabVisitFunc func, void *data)
 {
     LabExploration exploration = {
         .records = lab_case->records,
@@ -337,11 +340,16 @@ void lab_case_explore(LabCase *lab_case, guint64 max_states, gint64 deadline)
         .random = lab_case->random,
         .max_states = max_states,
         .deadline = deadline,
-        .visit = visit,
-        .data = lab_case,
+        .visit = func,
+        .data = data,
     };
 
+    lab_explore(&exploration);
+}
+
+void lab_case_explore(LabCase *lab_case, guint64 max_states, gint64 deadline)
+{
     if (!lab_case->failure) {
-        lab_explore(&exploration);
+        lab_case_visit(lab_case, max_states, deadline, judge_state, lab_case);
     }
 }

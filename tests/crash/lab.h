@@ -120,6 +120,9 @@ void lab_copy_places(const LabCase *lab_case, LabPlaces *ret);
 /** lab_case_rewind: the disks are as before the operation again. */
 void lab_case_rewind(LabCase *lab_case);
 
+/** lab_case_visit: shows up to @max_states states to @func, until @deadline; the disks are as after then. */
+void lab_case_visit(LabCase *lab_case, guint64 max_states, gint64 deadline, LabVisitFunc func, void *data);
+
 /** lab_case_explore: judges up to @max_states states, until @deadline; the first that is wrong ends it. */
 void lab_case_explore(LabCase *lab_case, guint64 max_states, gint64 deadline);
 
