@@ -126,6 +126,7 @@ typedef void (*Qcow2WarnFunc)(const char *message, void *data);
 typedef struct Qcow2OpenOptions {
     const char *format;      /* "qcow2", "raw", or NULL to probe */
     bool writable;           /* the image itself is opened for writing; those below it never are */
+    bool exclusive;          /* with writable: also readers with force_share are kept out */
     bool force_share;        /* read although a VM holds the image's locks */
     bool untrusted;          /* follow no name found inside an image */
     bool image_opts;         /* the name is "driver=…,file.filename=…" */
@@ -343,7 +344,28 @@ typedef struct Qcow2CreateRequest {
  *
  * Errors: QCOW2_ERROR_INVALID; QCOW2_ERROR_UNSUPPORTED for encryption and other formats; QCOW2_ERROR_IN_USE.
  */
-bool qcow2_create(const char *name, const Qcow2CreateRequest *request, Qcow2Progress *progress, GError **error);
+bool qcow2_create(const char *name, const Qcow2CreateRequest *request, Qcow2Progress *progress,
+                  GError **error);
+
+/* ---- Changing images --------------------------------------------------------------------------- */
+
+typedef struct Qcow2ResizeOptions {
+    uint64_t size;                  /* bytes */
+    bool shrink;                    /* it may be smaller than now: what is past it is lost */
+    const char *preallocation;      /* of what is new: "off" (NULL), "metadata", "falloc", "full" */
+} Qcow2ResizeOptions;
+
+/**
+ * qcow2_resize:
+ * @chain: opened writable
+ *
+ * Gives the image another virtual size; internal snapshots keep theirs. What is new reads as zeros. All or
+ * nothing.
+ *
+ * Errors: QCOW2_ERROR_INVALID; QCOW2_ERROR_UNSUPPORTED for an image that cannot have another size.
+ */
+bool qcow2_resize(Qcow2Chain *chain, const Qcow2ResizeOptions *options, Qcow2Progress *progress,
+                  GError **error);
 
 /* ---- Operations -------------------------------------------------------------------------------- */
 

@@ -70,3 +70,23 @@ char **tool_split_letters(char **argv, const GArray *entries)
     }
     return g_strv_builder_end(words);
 }
+
+char **tool_numbers_last(char **argv)
+{
+    g_autoptr(GStrvBuilder) words = g_strv_builder_new(), numbers = g_strv_builder_new();
+    bool options_end = false, any = false;
+
+    for (; *argv; argv++) {
+        const char *word = *argv;
+        bool is_number = !options_end && word[0] == '-' && (g_ascii_isdigit(word[1]) || word[1] == '.');
+        options_end |= strcmp(word, "--") == 0;
+        any |= is_number;
+        g_strv_builder_add(is_number ? numbers : words, word);
+    }
+    if (any && !options_end) {
+        g_strv_builder_add(words, "--");
+    }
+    g_auto(GStrv) last = g_strv_builder_end(numbers);
+    g_strv_builder_addv(words, (const char **)last);
+    return g_strv_builder_end(words);
+}

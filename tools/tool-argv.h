@@ -15,4 +15,12 @@
  */
 char **tool_split_letters(char **argv, const GArray *entries);
 
+/**
+ * tool_numbers_last:
+ *
+ * GOption takes "-5G" for options. Returns a copy of @argv in which such words stand behind all others, after
+ * "--"; free it with g_strfreev().
+ */
+char **tool_numbers_last(char **argv);
+
 #endif

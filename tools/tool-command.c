@@ -17,6 +17,7 @@ static const ToolText looking[] = {
 
 static const ToolText making[] = {
     { "create", "make a new image" },
+    { "resize", "change the virtual size of an image" },
     { NULL },
 };
 
@@ -72,6 +73,7 @@ static const ToolWord words[] = {
     { "human|json", TOOL_WORD_CHOICE, "human json" },
     { "FILE", TOOL_WORD_FILE, NULL },
     { "IMAGE", TOOL_WORD_FILE, NULL },
+    { "PREALLOC", TOOL_WORD_CHOICE, "off metadata falloc full" },
     { "OUTPUT", TOOL_WORD_FILE, NULL },
     { "DELTA", TOOL_WORD_FILE, NULL },
     { "FOLDER", TOOL_WORD_FILE, NULL },

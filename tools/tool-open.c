@@ -9,16 +9,19 @@ static void warn(const char *message, void *data)
     tool_warn(data, message);
 }
 
-static Qcow2Chain *open_chain(const Tool *tool, const char *image, const char *format, bool writable,
+typedef enum { READABLE, WRITABLE, EXCLUSIVE } Access;
+
+static Qcow2Chain *open_chain(const Tool *tool, const char *image, const char *format, Access access,
                               GError **error)
 {
     const Qcow2OpenOptions options = {
         .format = format,
-        .writable = writable,
+        .writable = access != READABLE,
+        .exclusive = access == EXCLUSIVE,
         .force_share = tool->force_share,
         .untrusted = tool->untrusted,
         .image_opts = tool->image_opts,
-        .cache = tool->source_cache,
+        .cache = access == READABLE ? tool->source_cache : tool->target_cache,
         .n_threads = tool->n_threads,
         .warn = warn,
         .warn_data = (void *)tool,
@@ -29,7 +32,7 @@ static Qcow2Chain *open_chain(const Tool *tool, const char *image, const char *f
 
 Qcow2Chain *tool_open(const Tool *tool, const char *image, const char *format, GError **error)
 {
-    return open_chain(tool, image, format, false, error);
+    return open_chain(tool, image, format, READABLE, error);
 }
 
 Qcow2Chain *tool_open_writable(const Tool *tool, const char *image, const char *format, GError **error)
@@ -39,7 +42,12 @@ Qcow2Chain *tool_open_writable(const Tool *tool, const char *image, const char *
                     "force-share=on can only be used with read-only images");
         return NULL;
     }
-    return open_chain(tool, image, format, true, error);
+    return open_chain(tool, image, format, WRITABLE, error);
+}
+
+Qcow2Chain *tool_open_exclusive(const Tool *tool, const char *image, const char *format, GError **error)
+{
+    return open_chain(tool, image, format, EXCLUSIVE, error);
 }
 
 char *tool_snapshot_name(const char *text, GError **error)

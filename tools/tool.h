@@ -54,6 +54,9 @@ Qcow2Chain *tool_open(const Tool *tool, const char *image, const char *format, G
 /** tool_open_writable: the same for a command that changes the image. Errors: QCOW2_ERROR_INVALID with -U. */
 Qcow2Chain *tool_open_writable(const Tool *tool, const char *image, const char *format, GError **error);
 
+/** tool_open_exclusive: the same for a command that moves what readers with -U may be reading. */
+Qcow2Chain *tool_open_exclusive(const Tool *tool, const char *image, const char *format, GError **error);
+
 /**
  * tool_snapshot_name:
  * @text: of -l: "snapshot.id=ID", "snapshot.name=NAME" as qemu-img takes them, or a state

@@ -58,7 +58,8 @@ static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options
 
 /*
  * What qemu-img holds: while an image is read nobody may write to it or resize it, raw ones included (byte
- * 100, 201 and 203); who writes holds 101 and 103 as well. With -U nothing is asked of others.
+ * 100, 201 and 203); who writes holds 101 and 103 as well, and byte 200 when even readers with -U must stay
+ * away. With -U nothing is asked of others.
  */
 static bool lock_image(Qcow2Io *io, const Qcow2OpenOptions *options, GError **error)
 {
@@ -67,6 +68,7 @@ static bool lock_image(Qcow2Io *io, const Qcow2OpenOptions *options, GError **er
 
     if (io->writable) {
         used |= QCOW2_PERM_WRITE | QCOW2_PERM_RESIZE;
+        shared = options->exclusive ? QCOW2_PERM_WRITE_UNCHANGED : shared;
     } else if (options->force_share) {
         shared = QCOW2_PERM_ALL;
     }
@@ -217,7 +219,9 @@ Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *
     if (!place) {
         place = found = data_file_place(layer, error);
     }
-    g_autoptr(Qcow2Io) io = place ? open_io(place, options, false, error) : NULL;
+    /* Whoever writes to the image writes to its data file. */
+    bool writable = layer->image->file->writable;
+    g_autoptr(Qcow2Io) io = place ? open_io(place, options, writable, error) : NULL;
     if (!io) {
         g_prefix_error(error, "data file: ");
         return NULL;

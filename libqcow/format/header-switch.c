@@ -119,6 +119,15 @@ static void cut_feature_names(Qcow2Header *header, size_t n)
     }
 }
 
+/* That a cluster is full is for the caller no matter of space. */
+static bool encode(Qcow2Header *header, uint8_t *ret, size_t len_bytes, GError **error)
+{
+    g_autoptr(GError) cause = NULL;
+
+    return qcow2_header_encode(header, ret, len_bytes, &cause)
+        || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "%s", cause->message);
+}
+
 bool qcow2_header_switch(const uint8_t *old, Qcow2Header *header, uint8_t *ret, size_t len_bytes,
                          GError **error)
 {
@@ -127,7 +136,7 @@ bool qcow2_header_switch(const uint8_t *old, Qcow2Header *header, uint8_t *ret, 
     size_t n_names = names ? g_bytes_get_size(names) / FEATURE_ENTRY_LEN : 0;
 
     for (;;) {
-        if (!qcow2_header_encode(header, ret, len_bytes, n_names == 0 ? error : NULL)) {
+        if (!encode(header, ret, len_bytes, n_names == 0 ? error : NULL)) {
             if (n_names == 0) {
                 return false;
             }
@@ -135,7 +144,7 @@ bool qcow2_header_switch(const uint8_t *old, Qcow2Header *header, uint8_t *ret, 
             return true;
         }
         if (n_names == 0) {
-            return qcow2_fail(error, QCOW2_ERROR_NO_SPACE,
+            return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                               "header: the extensions and the backing name cannot be laid out so that one"
                               " write of %u bytes switches to them: the cluster of %zu bytes is too full",
                               QCOW2_HEADER_SECTOR, len_bytes);

@@ -18,7 +18,7 @@
  *          table is cut where there is no room for all of it
  * @ret: the cluster as it shall be; of @len_bytes, as @old
  *
- * Errors: QCOW2_ERROR_NO_SPACE when extensions or backing name have no such place; what encoding reports.
+ * Errors: QCOW2_ERROR_UNSUPPORTED when extensions or backing name have no such place.
  */
 bool qcow2_header_switch(const uint8_t *old, Qcow2Header *header, uint8_t *ret, size_t len_bytes,
                          GError **error);

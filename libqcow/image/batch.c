@@ -362,5 +362,6 @@ bool qcow2_batch_cut_end(Qcow2Batch *batch, GError **error)
         return false;
     }
     end <<= batch->header.layout.cluster_bits;
+    batch->old_len = MIN(batch->old_len, end);
     return size <= end || qcow2_io_truncate(batch->image->file, end, error);
 }

@@ -73,7 +73,7 @@ bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *byte
 /** qcow2_batch_commit: all or nothing. The image then has the new header. */
 bool qcow2_batch_commit(Qcow2Batch *batch, GError **error);
 
-/** qcow2_batch_cut_end: after the commit: the file ends with the last cluster that is in use. */
+/** qcow2_batch_cut_end: cuts off what nobody uses at the end; after a commit, or without any change. */
 bool qcow2_batch_cut_end(Qcow2Batch *batch, GError **error);
 
 #endif

@@ -296,35 +296,78 @@ uint64_t qcow2_counts_cache_end(const Qcow2CountsCache *cache)
 
 uint64_t qcow2_counts_cache_n_blocks(const Qcow2CountsCache *cache)
 {
-    return qcow2_counts_cache_end(cache) >> cache->layout->refblock_bits;
+    uint64_t n = cache->slots->len;
+
+    while (n > 0 && qcow2_counts_cache_block(cache, n - 1) == 0) {
+        n--;
+    }
+    return n;
+}
+
+uint64_t qcow2_counts_cache_block(const Qcow2CountsCache *cache, uint64_t index)
+{
+    const Slot *slot = &g_array_index(cache->slots, Slot, index);
+
+    return slot->new_offset ? slot->new_offset : slot->old_offset;
+}
+
+bool qcow2_counts_cache_touch(Qcow2CountsCache *cache, uint64_t index, GError **error)
+{
+    Block *block = get_block(cache, index, error);
+
+    if (!block) {
+        return false;
+    }
+    block->dirty = true;
+    slot_of(cache, index)->changed = true;
+    return true;
 }
 
 /* ---- Writing ----------------------------------------------------------------------------------- */
 
+/* A block without any count is none: zeros are what a missing one says. Changed blocks are in memory. */
+static bool is_empty(const Qcow2CountsCache *cache, uint64_t index)
+{
+    const Block *block = g_hash_table_lookup(cache->blocks, &index);
+
+    return block && block->bytes[0] == 0
+        && memcmp(block->bytes, block->bytes + 1, cache->layout->cluster_size - 1) == 0;
+}
+
+/* First what is released, since that may leave a block without any count. */
+static bool release_old(Qcow2CountsCache *cache, uint64_t *n_done, GError **error)
+{
+    for (guint i = 0; i < cache->slots->len; i++) {
+        uint64_t old_offset = slot_of(cache, i)->old_offset;
+        if (!slot_of(cache, i)->changed || old_offset == 0) {
+            continue;
+        }
+        slot_of(cache, i)->old_offset = 0;
+        (*n_done)++;
+        if (!qcow2_counts_cache_add(cache, old_offset >> cache->layout->cluster_bits, 1, -1, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool qcow2_counts_cache_place_all(Qcow2CountsCache *cache, uint64_t *ret_placed, GError **error)
 {
     *ret_placed = 0;
+    if (!release_old(cache, ret_placed, error)) {
+        return false;
+    }
     for (guint i = 0; i < cache->slots->len; i++) {
-        Slot slot = g_array_index(cache->slots, Slot, i);
-        if (!slot.changed) {
+        const Slot *slot = slot_of(cache, i);
+        if (!slot->changed || slot->new_offset != 0 || is_empty(cache, i)) {
             continue;
         }
-        if (slot.new_offset == 0) {
-            uint64_t offset = cache->place(cache->place_data, error);
-            if (offset == 0) {
-                return false;
-            }
-            slot_of(cache, i)->new_offset = offset;
-            (*ret_placed)++;
+        uint64_t offset = cache->place(cache->place_data, error);
+        if (offset == 0) {
+            return false;
         }
-        if (slot.old_offset != 0) {
-            slot_of(cache, i)->old_offset = 0;
-            (*ret_placed)++;
-            if (!qcow2_counts_cache_add(cache, slot.old_offset >> cache->layout->cluster_bits, 1, -1,
-                                        error)) {
-                return false;
-            }
-        }
+        slot_of(cache, i)->new_offset = offset;
+        (*ret_placed)++;
     }
     return true;
 }
@@ -343,7 +386,8 @@ bool qcow2_counts_cache_write(Qcow2CountsCache *cache, uint64_t table_offset, ui
     g_hash_table_iter_init(&iter, cache->blocks);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         Block *block = value;
-        if (block->dirty && !write_block(cache, block, error)) {
+        bool has_place = slot_of(cache, block->index)->new_offset != 0;
+        if (block->dirty && has_place && !write_block(cache, block, error)) {
             return false;
         }
     }

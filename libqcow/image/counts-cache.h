@@ -38,8 +38,14 @@ bool qcow2_counts_cache_run(Qcow2CountsCache *cache, uint64_t first, uint64_t n,
 /** qcow2_counts_cache_end: one more than the last cluster that a refcount block covers. */
 uint64_t qcow2_counts_cache_end(const Qcow2CountsCache *cache);
 
-/** qcow2_counts_cache_n_blocks: blocks that the table names, or will name. */
+/** qcow2_counts_cache_n_blocks: entries that the table needs, once all blocks have their places. */
 uint64_t qcow2_counts_cache_n_blocks(const Qcow2CountsCache *cache);
+
+/** qcow2_counts_cache_block: the host offset of block @index, which is below the number of blocks; or 0. */
+uint64_t qcow2_counts_cache_block(const Qcow2CountsCache *cache, uint64_t index);
+
+/** qcow2_counts_cache_touch: gives block @index a new place although nothing in it changes. */
+bool qcow2_counts_cache_touch(Qcow2CountsCache *cache, uint64_t index, GError **error);
 
 /**
  * qcow2_counts_cache_place_all: gives every changed block its new place, and takes back the clusters of the

@@ -2,6 +2,7 @@
 #include "image/editor.h"
 
 #include "format/l2.h"
+#include "image/tables.h"
 #include "util/error.h"
 
 struct Qcow2Editor {
@@ -176,6 +177,32 @@ bool qcow2_editor_get(Qcow2Editor *editor, uint64_t cluster, uint64_t *ret_raw, 
     return true;
 }
 
+static bool release_reference(const Qcow2Reference *reference, void *data, GError **error)
+{
+    const Qcow2Editor *editor = data;
+
+    return qcow2_batch_add(editor->batch, reference->host_offset, reference->len_bytes, -1, error);
+}
+
+/* A table that goes whole leaves nothing but an empty entry in the L1 table. */
+static bool drop_table(Qcow2Editor *editor, uint64_t index, GError **error)
+{
+    uint64_t offset = table_offset(editor, index), cluster_size = editor->layout->cluster_size;
+
+    if (!open_table(editor, index, error)
+        || !qcow2_each_reference(editor->layout, editor->table, release_reference, editor, error)) {
+        return false;
+    }
+    /* One that is new itself must be counted before its count can go. */
+    if (g_hash_table_remove(editor->own, &index) && !qcow2_batch_count_taken(editor->batch, error)) {
+        return false;
+    }
+    editor->index = UINT64_MAX;
+    editor->changed = false;
+    editor->l1[index] = 0;
+    return offset == 0 || qcow2_batch_add(editor->batch, offset, cluster_size, -1, error);
+}
+
 bool qcow2_editor_drop(Qcow2Editor *editor, uint64_t first, uint64_t end, GError **error)
 {
     const Qcow2Layout *layout = editor->layout;
@@ -185,6 +212,13 @@ bool qcow2_editor_drop(Qcow2Editor *editor, uint64_t first, uint64_t end, GError
         uint64_t table_end = MIN(end, (index + 1) << layout->l2_bits);
         uint64_t raw, bitmap;
         if (table_offset(editor, index) == 0 && editor->index != index) {
+            first = table_end;
+            continue;
+        }
+        if (table_end - first == BIT(layout->l2_bits)) {
+            if (!drop_table(editor, index, error)) {
+                return false;
+            }
             first = table_end;
             continue;
         }
@@ -198,18 +232,34 @@ bool qcow2_editor_drop(Qcow2Editor *editor, uint64_t first, uint64_t end, GError
     return true;
 }
 
+/*
+ * Everything past the end of a disk that becomes smaller goes: a later growth must not bring its bytes back,
+ * and remains of a VM state that the active layer may have there are of no use.
+ */
+static bool cut_tables(Qcow2Editor *editor, GError **error)
+{
+    const Qcow2Layout *layout = editor->layout;
+    uint64_t end = qcow2_div_round_up(editor->disk_size, layout->cluster_size);
+
+    if (editor->disk_size >= editor->view.size) {
+        return true;
+    }
+    if (!qcow2_editor_drop(editor, end, editor->n_l1 << layout->l2_bits, error)) {
+        return false;
+    }
+    editor->n_l1 = qcow2_l1_entries(layout, editor->disk_size);
+    return true;
+}
+
 bool qcow2_editor_finish(Qcow2Editor *editor, uint64_t *ret_l1_offset, uint32_t *ret_l1_entries,
                          GError **error)
 {
     const Qcow2View *view = &editor->view;
-    uint64_t cluster_size = editor->layout->cluster_size, len = editor->n_l1 * 8;
 
-    /* Clusters between the new end and the old one: a later growth must not bring their bytes back. */
-    if (!qcow2_editor_drop(editor, qcow2_div_round_up(editor->disk_size, cluster_size),
-                           qcow2_div_round_up(view->size, cluster_size), error)
-        || (editor->index != UINT64_MAX && !write_table(editor, error))) {
+    if (!cut_tables(editor, error) || (editor->index != UINT64_MAX && !write_table(editor, error))) {
         return false;
     }
+    uint64_t len = editor->n_l1 * 8;
     editor->index = UINT64_MAX;
     *ret_l1_entries = (uint32_t)editor->n_l1;
     return qcow2_batch_add(editor->batch, view->l1_offset, view->l1_entries * 8, -1, error)

@@ -14,8 +14,8 @@ typedef struct Qcow2Editor Qcow2Editor;
 /**
  * qcow2_editor_new:
  * @view: the tables that are edited, and the disk's size as it was
- * @disk_size: bytes; the size that the disk will have. A longer L1 table is made when it needs one; clusters
- * between a smaller one and the old size are released
+ * @disk_size: bytes; the size that the disk will have. A longer L1 table is made when it needs one; a smaller
+ *             disk loses all that is past its end, and its L1 table becomes shorter
  */
 Qcow2Editor *qcow2_editor_new(Qcow2Batch *batch, Qcow2Image *image, const Qcow2View *view, uint64_t disk_size,
                               GError **error);

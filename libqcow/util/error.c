@@ -68,6 +68,22 @@ bool qcow2_fail_system(GError **error, int errnum)
     return qcow2_fail(error, code_of_errno(errnum), "%s", g_strerror(errnum));
 }
 
+bool qcow2_fail_unchanged(GError **error, const char *name)
+{
+    if (!error || !*error) {
+        return false;
+    }
+    if (!g_str_has_prefix((*error)->message, "'")) {
+        g_prefix_error(error, "'%s': ", name);
+    }
+    if (g_error_matches(*error, QCOW2_ERROR, QCOW2_ERROR_NO_SPACE)) {
+        g_autofree char *cause = g_steal_pointer(&(*error)->message);
+        (*error)->message = g_strconcat(cause, "; the image is as it was: make room and run the same command"
+                                        " again", NULL);
+    }
+    return false;
+}
+
 bool qcow2_fail_memory(GError **error, uint64_t len_bytes, const char *what)
 {
     return qcow2_fail(error, QCOW2_ERROR_FAILED, "cannot allocate %" PRIu64 " bytes for %s", len_bytes, what);

@@ -17,6 +17,12 @@ bool qcow2_fail_errno(GError **error, int errnum, const char *format, ...) G_GNU
 /* Only STRERROR, with the code as above: for a cause whose caller prefixes what was tried. */
 bool qcow2_fail_system(GError **error, int errnum);
 
+/*
+ * For what changes the image @name all or nothing: puts the name in front of a message that has none, and says
+ * how to go on when a disk is full.
+ */
+bool qcow2_fail_unchanged(GError **error, const char *name);
+
 /* An allocation whose size follows from a file and that did not succeed. */
 bool qcow2_fail_memory(GError **error, uint64_t len_bytes, const char *what);
 

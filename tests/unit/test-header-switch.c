@@ -112,7 +112,7 @@ static void test_no_room(void)
     g_assert_true(qcow2_header_encode(&header, old, sizeof(old), NULL));
     set_name(&header, 393, 'm');
     g_assert_false(qcow2_header_switch(old, &header, now, sizeof(now), &error));
-    g_assert_error(error, QCOW2_ERROR, QCOW2_ERROR_NO_SPACE);
+    g_assert_error(error, QCOW2_ERROR, QCOW2_ERROR_UNSUPPORTED);
 }
 
 /* Two names of which only one fits at a time. */
@@ -127,7 +127,7 @@ static void test_no_room_beside(void)
     g_assert_true(qcow2_header_encode(&header, old, sizeof(old), NULL));
     set_name(&header, 800, 'm');
     g_assert_false(qcow2_header_switch(old, &header, now, sizeof(now), &error));
-    g_assert_error(error, QCOW2_ERROR, QCOW2_ERROR_NO_SPACE);
+    g_assert_error(error, QCOW2_ERROR, QCOW2_ERROR_UNSUPPORTED);
 }
 
 static void change_at_random(GRand *rand, Qcow2Header *header)
