@@ -31,9 +31,7 @@ static Qcow2Place *new_place(Qcow2PlaceKind kind, char *target)
 
 static char *path_in_folder(const char *folder, const char *path)
 {
-    return !folder || g_path_is_absolute(path) || strcmp(folder, ".") == 0
-               ? g_strdup(path)
-               : g_build_filename(folder, path, NULL);
+    return !folder || g_path_is_absolute(path) ? g_strdup(path) : g_build_filename(folder, path, NULL);
 }
 
 static bool is_nbd_uri(const char *name)
@@ -140,7 +138,10 @@ Qcow2Place *qcow2_place_parse(const char *name, const char *folder, bool image_o
 
 char *qcow2_place_folder(const Qcow2Place *place)
 {
-    return place->kind == QCOW2_PLACE_FILE ? g_path_get_dirname(place->target) : NULL;
+    if (place->kind != QCOW2_PLACE_FILE) {
+        return NULL;
+    }
+    return strchr(place->target, '/') ? g_path_get_dirname(place->target) : g_strdup("");
 }
 
 /* ---- From flat options ------------------------------------------------------------------------- */

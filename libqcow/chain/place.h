@@ -42,7 +42,10 @@ Qcow2Place *qcow2_place_parse(const char *name, const char *folder, bool image_o
 Qcow2Place *qcow2_place_of_options(GHashTable *options, const char *prefix, const char *folder,
                                    GError **error);
 
-/** qcow2_place_folder: the folder that relative names inside the image refer to; NULL over NBD. */
+/**
+ * qcow2_place_folder: the folder that relative names inside the image refer to; "" for the working directory
+ * when the name of the image has no folder; NULL over NBD.
+ */
 char *qcow2_place_folder(const Qcow2Place *place);
 
 /** qcow2_flatten_json: the text behind "json:" as flat keys and strings; null becomes a NULL value. */

@@ -22,7 +22,7 @@
 typedef struct Comparison {
     Qcow2State *a, *b;
     bool strict;
-    uint64_t strict_end; /* where statuses differ for sure: QEMU's last runs do, see last-run.h */
+    uint64_t strict_end; /* where QEMU's last runs differ, see last-run.h */
     Qcow2Diff *diff;
     Qcow2Mapper *mapper_a, *mapper_b;
     Qcow2DiffFunc func;
@@ -357,34 +357,16 @@ static bool compare_window(Comparison *self, uint64_t start, uint64_t limit, uin
     return compare_ranges(self, mismatch, *ret_end, error);
 }
 
-/* Where the last run starts: QEMU also ends one where data turns out to be a hole. */
-static bool find_last_run(Qcow2State *state, const Qcow2Mapper *mapper, GArray *statuses, uint64_t *ret_start,
-                          GError **error)
-{
-    if (!qcow2_last_run(state, ret_start, error)) {
-        return false;
-    }
-    Qcow2Range range = { *ret_start, state->size };
-    if (range.start >= range.end || !qcow2_mapper_finds_holes(mapper)) {
-        return true;
-    }
-    if (!qcow2_mapper_map(mapper, &range, 1, statuses, error)) {
-        return false;
-    }
-    *ret_start = g_array_index(statuses, Qcow2MapExtent, statuses->len - 1).start;
-    return true;
-}
-
 static bool compare_last_runs(Comparison *self, GError **error)
 {
-    uint64_t last_a, last_b;
+    Qcow2LastRuns runs_a, runs_b;
 
     self->result->stage = QCOW2_COMPARE_METADATA;
-    if (!find_last_run(self->a, self->mapper_a, self->statuses_a, &last_a, error)
-        || !find_last_run(self->b, self->mapper_b, self->statuses_b, &last_b, error)) {
+    if (!qcow2_find_last_runs(self->a, self->mapper_a, &runs_a, error)
+        || !qcow2_find_last_runs(self->b, self->mapper_b, &runs_b, error)) {
         return false;
     }
-    self->strict_end = last_a != last_b ? MIN(last_a, last_b) : UINT64_MAX;
+    self->strict_end = qcow2_last_runs_mismatch(&runs_a, &runs_b);
     return true;
 }
 

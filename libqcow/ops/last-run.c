@@ -19,14 +19,15 @@ static uint64_t part_coverage(const Qcow2Image *image, uint64_t size)
     return part / layout->l2_entry_size * layout->cluster_size;
 }
 
-/* The extent of one layer that ends at @end; its parts before the window that is looked at do not count. */
+/* The extent of one layer that holds the byte before @end; what is before the window that is looked at is
+ * cut. */
 static bool last_extent(Qcow2State *state, unsigned layer, uint64_t end, Qcow2Extent *ret, GError **error)
 {
     Qcow2Image *image = qcow2_chain_image(state->chain, layer);
     bool is_snapshot = layer == 0 && state->kind == QCOW2_STATE_SNAPSHOT;
     Qcow2View view = is_snapshot ? state->view : qcow2_image_active_view(image);
-    uint64_t window =
-        image->kind == QCOW2_IMAGE_RAW ? qcow2_image_window(image) : part_coverage(image, view.size);
+    bool is_raw = image->kind == QCOW2_IMAGE_RAW;
+    uint64_t window = is_raw ? qcow2_image_window(image) : part_coverage(image, view.size);
     Qcow2Range range = { qcow2_align_down(end - 1, window), end };
     g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
 
@@ -38,14 +39,15 @@ static bool last_extent(Qcow2State *state, unsigned layer, uint64_t end, Qcow2Ex
     return true;
 }
 
-/* Where the run of one layer starts that ends the disk, and whether the layers below tell more. */
-static bool layer_run(Qcow2State *state, unsigned layer, uint64_t *ret_start, bool *ret_falls_through,
-                      GError **error)
+/* Where the run of one layer starts that holds the byte before @end, and whether the layers below tell more.
+ */
+static bool layer_run(Qcow2State *state, unsigned layer, uint64_t end, uint64_t *ret_start,
+                      bool *ret_falls_through, GError **error)
 {
     bool is_raw = qcow2_chain_image(state->chain, layer)->kind == QCOW2_IMAGE_RAW;
     Qcow2Extent run, before;
 
-    if (!last_extent(state, layer, state->size, &run, error)) {
+    if (!last_extent(state, layer, end, &run, error)) {
         return false;
     }
     *ret_start = run.guest_offset;
@@ -63,21 +65,88 @@ static bool layer_run(Qcow2State *state, unsigned layer, uint64_t *ret_start, bo
     return true;
 }
 
-bool qcow2_last_run(Qcow2State *state, uint64_t *ret_start, GError **error)
+static uint64_t layer_size(const Qcow2State *state, unsigned layer)
 {
-    bool falls_through = state->kind != QCOW2_STATE_EMPTY && state->size > 0;
+    bool is_snapshot = layer == 0 && state->kind == QCOW2_STATE_SNAPSHOT;
+    return is_snapshot ? state->size : qcow2_chain_image(state->chain, layer)->size;
+}
 
-    *ret_start = 0;
+/* The run through all layers that ends at @end, and whether no layer allocates it. */
+static bool find_run(Qcow2State *state, uint64_t end, Qcow2Range *ret, bool *ret_unallocated, GError **error)
+{
+    bool falls_through = end > 0;
+
+    *ret = (Qcow2Range) { 0, end };
     for (unsigned i = state->first_layer; falls_through && i < qcow2_chain_n_layers(state->chain); i++) {
-        bool is_snapshot = i == 0 && state->kind == QCOW2_STATE_SNAPSHOT;
-        uint64_t layer_size = is_snapshot ? state->size : qcow2_chain_image(state->chain, i)->size;
-        uint64_t start = layer_size;
-        if (layer_size < state->size) {
+        uint64_t start = layer_size(state, i);
+        if (start < end) {
             falls_through = false;      /* zeros from its end on */
-        } else if (!layer_run(state, i, &start, &falls_through, error)) {
+        } else if (!layer_run(state, i, end, &start, &falls_through, error)) {
             return false;
         }
-        *ret_start = MAX(*ret_start, start);
+        ret->start = MAX(ret->start, start);
+    }
+    *ret_unallocated = falls_through;
+    return true;
+}
+
+/* Also a hole of the file below data ends a run. */
+static bool cut_at_hole(const Qcow2Mapper *mapper, Qcow2Range *run, GError **error)
+{
+    g_autoptr(GArray) parts = g_array_new(FALSE, FALSE, sizeof(Qcow2MapExtent));
+
+    if (run->start >= run->end || !qcow2_mapper_finds_holes(mapper)) {
+        return true;
+    }
+    if (!qcow2_mapper_map(mapper, run, 1, parts, error)) {
+        return false;
+    }
+    run->start = g_array_index(parts, Qcow2MapExtent, parts->len - 1).start;
+    return true;
+}
+
+bool qcow2_find_last_runs(Qcow2State *state, const Qcow2Mapper *mapper, Qcow2LastRuns *ret, GError **error)
+{
+    unsigned lowest = qcow2_chain_n_layers(state->chain) - 1;
+    bool unallocated;
+
+    *ret = (Qcow2LastRuns) { .of_disk = { 0, state->size } };
+    if (state->kind == QCOW2_STATE_EMPTY) {
+        return true;
+    }
+    if (!find_run(state, state->size, &ret->of_disk, &unallocated, error)
+        || !cut_at_hole(mapper, &ret->of_disk, error)) {
+        return false;
+    }
+    if (lowest <= state->first_layer || layer_size(state, lowest) >= state->size) {
+        return true;
+    }
+    if (!find_run(state, layer_size(state, lowest), &ret->of_base, &unallocated, error)) {
+        return false;
+    }
+    if (!unallocated) {
+        ret->of_base.end = ret->of_base.start;
     }
     return true;
+}
+
+static bool is_in(Qcow2Range range, uint64_t offset)
+{
+    return range.start <= offset && offset < range.end;
+}
+
+uint64_t qcow2_last_runs_mismatch(const Qcow2LastRuns *a, const Qcow2LastRuns *b)
+{
+    const Qcow2Range runs[] = { a->of_disk, a->of_base, b->of_disk, b->of_base };
+    uint64_t first = UINT64_MAX;
+
+    for (size_t i = 0; i < 2 * G_N_ELEMENTS(runs); i++) {
+        uint64_t offset = i % 2 ? runs[i / 2].end : runs[i / 2].start;
+        bool in_a = is_in(a->of_disk, offset) || is_in(a->of_base, offset);
+        bool in_b = is_in(b->of_disk, offset) || is_in(b->of_base, offset);
+        if (in_a != in_b) {
+            first = MIN(first, offset);
+        }
+    }
+    return first;
 }

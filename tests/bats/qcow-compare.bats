@@ -5,15 +5,7 @@
 
 load helpers
 load zoo
-
-# The same words and the same exit code.
-same_as_qemu() {
-    local ours=0 theirs=0
-    qemu-img compare "$@" >theirs 2>theirs.err || theirs=$?
-    qcow-compare "$@" >ours 2>ours.err || ours=$?
-    diff -u theirs ours >&2 || fail "compare $*" || return
-    [[ $ours == "$theirs" ]] || fail "compare $*: exit code $ours, qemu-img's $theirs: $(cat ours.err)"
-}
+load parity
 
 @test "compare: an image and a copy of it are identical, whatever their shapes" {
     make_zoo
@@ -23,9 +15,9 @@ same_as_qemu() {
         (
             cd "$folder"
             qemu-img convert -O raw t.qcow2 copy.raw
-            same_as_qemu t.qcow2 copy.raw
+            same_compare t.qcow2 copy.raw
             qemu-img convert -O qcow2 -o cluster_size=4k t.qcow2 copy.qcow2
-            same_as_qemu copy.qcow2 t.qcow2
+            same_compare copy.qcow2 t.qcow2
         ) || fail "above: $folder"
     done
 }
@@ -35,7 +27,7 @@ same_as_qemu() {
     guest_write a.qcow2 1M 1M A
     cp a.qcow2 b.qcow2
     guest_write b.qcow2 1500000 1 B
-    same_as_qemu a.qcow2 b.qcow2
+    same_compare a.qcow2 b.qcow2
     run -1 qcow-compare a.qcow2 b.qcow2
     assert_output "Content mismatch at offset 1499648!"
 }
@@ -52,7 +44,7 @@ same_as_qemu() {
     local a b
     for a in zero hole explicit data over; do
         for b in zero hole explicit data over; do
-            same_as_qemu $a.qcow2 $b.qcow2
+            same_compare $a.qcow2 $b.qcow2
         done
     done
 }
@@ -62,24 +54,24 @@ same_as_qemu() {
     make_image large.qcow2 3M
     guest_write small.qcow2 0 64k A
     guest_write large.qcow2 0 64k A
-    same_as_qemu small.qcow2 large.qcow2
+    same_compare small.qcow2 large.qcow2
     run -0 qcow-compare small.qcow2 large.qcow2
     assert_output $'Warning: Image size mismatch!\nImages are identical.'
-    same_as_qemu -s small.qcow2 large.qcow2
+    same_compare -s small.qcow2 large.qcow2
     guest_write large.qcow2 2M 512 B
-    same_as_qemu small.qcow2 large.qcow2
-    same_as_qemu large.qcow2 small.qcow2
+    same_compare small.qcow2 large.qcow2
+    same_compare large.qcow2 small.qcow2
     guest_write large.qcow2 0 512 C
-    same_as_qemu small.qcow2 large.qcow2
+    same_compare small.qcow2 large.qcow2
 }
 
 @test "compare -s: what is allocated must agree" {
     make_image a.qcow2 1M
     make_image b.qcow2 1M
-    same_as_qemu -s a.qcow2 b.qcow2
+    same_compare -s a.qcow2 b.qcow2
     guest_zero b.qcow2 512k 64k
-    same_as_qemu a.qcow2 b.qcow2
-    same_as_qemu -s a.qcow2 b.qcow2
+    same_compare a.qcow2 b.qcow2
+    same_compare -s a.qcow2 b.qcow2
     run -1 qcow-compare -s a.qcow2 b.qcow2
     [[ $output == "Strict mode: Offset "[0-9]*" block status mismatch!" ]]
 }
@@ -87,12 +79,12 @@ same_as_qemu() {
 @test "compare: -f and -F, -q, errors and their exit codes" {
     make_image a.qcow2 1M
     cp a.qcow2 b.qcow2
-    same_as_qemu -f raw -F raw a.qcow2 b.qcow2
-    same_as_qemu -f qcow2 -F raw a.qcow2 b.qcow2
-    same_as_qemu -q a.qcow2 b.qcow2
-    same_as_qemu -q -f qcow2 -F raw a.qcow2 b.qcow2
-    same_as_qemu a.qcow2 missing.qcow2
-    same_as_qemu missing.qcow2 a.qcow2
+    same_compare -f raw -F raw a.qcow2 b.qcow2
+    same_compare -f qcow2 -F raw a.qcow2 b.qcow2
+    same_compare -q a.qcow2 b.qcow2
+    same_compare -q -f qcow2 -F raw a.qcow2 b.qcow2
+    same_compare a.qcow2 missing.qcow2
+    same_compare missing.qcow2 a.qcow2
     run -2 qcow-compare --state-a nothing a.qcow2 b.qcow2
     run -1 qcow-compare a.qcow2
     run -1 qcow-compare --no-such-option a.qcow2 b.qcow2
@@ -112,7 +104,7 @@ l2_table() {
     poke b.qcow2 $((l1 + 6)) 0201           # an L2 table that is not aligned
     run qcow-compare a.qcow2 b.qcow2
     [[ $status == 3 ]]
-    same_as_qemu a.qcow2 b.qcow2
+    same_compare a.qcow2 b.qcow2
 
     # A compressed cluster that is no stream any more.
     make_image c.qcow2 1M
