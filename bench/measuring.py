@@ -49,14 +49,19 @@ def run_once(timed, command):
     """One run, measured by bench/timed.c."""
     words = command if isinstance(command, list) else ["sh", "-euc", SHELL + command]
     reader, writer = os.pipe()
-    result = subprocess.run([timed, str(writer), *words], pass_fds=[writer], stdin=subprocess.DEVNULL,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    with subprocess.Popen([timed, str(writer), *words], pass_fds=[writer], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            errors = process.communicate()[1]
+        except BaseException:
+            process.terminate()      # with all that it has started
+            raise
     os.close(writer)
     with os.fdopen(reader) as report:
         numbers = report.read().split()
     if not numbers or numbers[4] != "0":
         status = numbers[4] if numbers else "none"
-        raise CommandFailed(f"exit {status}: {' '.join(words)}\n{result.stderr.strip()[-2000:]}")
+        raise CommandFailed(f"exit {status}: {' '.join(words)}\n{errors.strip()[-2000:]}")
     return Run(float(numbers[0]), float(numbers[1]), float(numbers[2]), int(numbers[3]))
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 
 import datasets
 
@@ -39,7 +40,7 @@ class Places:
 
     def __exit__(self, *_):
         if self.mounted:
-            subprocess.run(["umount", self.mounted], check=False)
+            self._unmount_xfs()
         if not self.keep:
             shutil.rmtree(self.roots["here"], ignore_errors=True)
             if self.made_folder:
@@ -65,6 +66,14 @@ class Places:
             return f"skipped: {error}"
         self.mounted = folder
         return folder
+
+    def _unmount_xfs(self):
+        """What was interrupted may take a moment to go."""
+        for _ in range(20):
+            if subprocess.run(["umount", "-q", self.mounted], check=False).returncode == 0:
+                return
+            time.sleep(0.25)
+        print(f"bench: {self.mounted} stays mounted", flush=True)
 
     def root(self, place):
         """The folder of a place; text that begins with "skipped" when there is none."""

@@ -7,14 +7,16 @@
  * command started and waited for is in it: time added up, memory the largest of them.
  *
  * It is a program of its own, and small, because a process begins with the peak memory of whoever started it.
+ * When it is terminated, or who started it ends, it takes with it what it has started.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -35,6 +37,13 @@ static double seconds(const struct timeval *time)
     return (double)time->tv_sec + (double)time->tv_usec / 1e6;
 }
 
+static void end_group(int signal_number)
+{
+    signal(signal_number, SIG_IGN);
+    kill(0, signal_number);
+    _exit(128 + signal_number);
+}
+
 int main(int argc, char **argv)
 {
     struct rusage usage;
@@ -45,6 +54,9 @@ int main(int argc, char **argv)
         fputs("usage: timed FD COMMAND [ARGUMENT...]\n", stderr);
         return 2;
     }
+    setpgid(0, 0);
+    signal(SIGTERM, end_group);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
     int report = atoi(argv[1]);
     fcntl(report, F_SETFD, FD_CLOEXEC);
 
