@@ -433,10 +433,12 @@ typedef struct Qcow2ImportResult {
  * @chain: opened writable
  * @delta: a file written by qcow2_export_delta(), or "-" for standard input
  *
- * Applies a delta on top of the active layer, which gets the delta's size. All or nothing, also across a crash.
+ * Applies a delta on top of the active layer, which gets the delta's size. All or nothing, also across a
+ * crash.
  *
- * Errors: QCOW2_ERROR_INVALID when the delta does not start from the active layer as it is, or a stream is cut
- * or damaged; QCOW2_ERROR_EXISTS when the name is taken, "… already" when the same import was done before.
+ * Errors: QCOW2_ERROR_INVALID when the delta does not start from the active layer as it is, or a stream is
+ * cut or damaged; QCOW2_ERROR_EXISTS when the name is taken, "… already" when the same import was done
+ * before.
  */
 bool qcow2_import_delta(Qcow2Chain *chain, const char *delta, const Qcow2ImportOptions *options,
                         Qcow2ImportResult *ret_result, Qcow2Progress *progress, GError **error);
@@ -454,9 +456,9 @@ typedef void (*Qcow2ExternalizeFunc)(const Qcow2ExternalFile *file, void *data);
  * @folder: made when it is missing; no file of a name that is needed may be in it
  * @func: may be NULL; called for each file when all are complete
  *
- * Every internal snapshot, in table order, and the active layer as a backing chain: 0001-NAME.qcow2 … active.qcow2,
- * the first backed by the image's own backing file. VM states stand beside, as NAME.vmstate. When anything
- * fails none of the files is left.
+ * Every internal snapshot, in table order, and the active layer as a backing chain: 0001-NAME.qcow2 …
+ * active.qcow2, the first backed by the image's own backing file. VM states stand beside, as NAME.vmstate.
+ * When anything fails none of the files is left.
  */
 bool qcow2_externalize(Qcow2Chain *chain, const char *folder, Qcow2ExternalizeFunc func, void *data,
                        Qcow2Progress *progress, GError **error);
@@ -468,14 +470,16 @@ bool qcow2_externalize(Qcow2Chain *chain, const char *folder, Qcow2ExternalizeFu
  *
  * A backing chain as one image: an internal snapshot for each lower file, the top as the active layer.
  */
-bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qcow2Progress *progress, GError **error);
+bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qcow2Progress *progress,
+                       GError **error);
 
 /** qcow2_vmstate_export: the VM state of a snapshot into a new file. */
 bool qcow2_vmstate_export(Qcow2Chain *chain, const char *state, const char *file, bool overwrite,
                           Qcow2Progress *progress, GError **error);
 
 /** qcow2_vmstate_import: the bytes of a file become the VM state of a snapshot. All or nothing. */
-bool qcow2_vmstate_import(Qcow2Chain *chain, const char *state, const char *file, Qcow2Progress *progress, GError **error);
+bool qcow2_vmstate_import(Qcow2Chain *chain, const char *state, const char *file, Qcow2Progress *progress,
+                          GError **error);
 
 /** qcow2_vmstate_drop: a snapshot loses its VM state. Errors: QCOW2_ERROR_EXISTS when it has none already. */
 bool qcow2_vmstate_drop(Qcow2Chain *chain, const char *state, GError **error);

@@ -62,7 +62,8 @@ static void run_of_one_extent(const Qcow2RunRules *rules, const Qcow2Extent *ext
 
     if (extent->kind == QCOW2_EXTENT_COMPRESSED && can_pass_through(rules, extent)) {
         run->kind = QCOW2_RUN_STREAM;
-        /* Past the state's end it may hold what was there before the disk shrank: made anew, it holds zeros. */
+        /* Past the state's end it may hold what was there before the disk shrank: made anew, it holds zeros.
+         */
         run->pass_through = rules->state->size - run->guest_start >= cluster_size;
         n = 1;
     } else if (reads_zero(extent) && !rules->zeros_need_data) {

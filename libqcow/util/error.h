@@ -18,8 +18,8 @@ bool qcow2_fail_errno(GError **error, int errnum, const char *format, ...) G_GNU
 bool qcow2_fail_system(GError **error, int errnum);
 
 /*
- * For what changes the image @name all or nothing: puts the name in front of a message that has none, and says
- * how to go on when a disk is full.
+ * For what changes the image @name all or nothing: puts the name in front of a message that has none, and
+ * says how to go on when a disk is full.
  */
 bool qcow2_fail_unchanged(GError **error, const char *name);
 
