@@ -9,7 +9,8 @@ typedef struct Count {
     Qcow2Image *image;
     uint64_t end_cluster, wanted;
     uint64_t found;
-    uint8_t *block;           /* a refcount block */
+    uint64_t n_blocks, max_blocks;   /* read so far; a table may name the same block a million times */
+    uint8_t *block;                  /* a refcount block */
 } Count;
 
 /* A block that is not there, or past the part that counts, holds nothing; false: it cannot be read. */
@@ -22,7 +23,7 @@ static bool count_block(Count *count, uint64_t index, uint64_t block_offset)
     if (block_offset == 0) {
         return true;
     }
-    if (!qcow2_is_cluster_aligned(layout, block_offset)
+    if (!qcow2_is_cluster_aligned(layout, block_offset) || count->n_blocks++ > count->max_blocks
         || !qcow2_io_read(count->image->file, block_offset, count->block, layout->cluster_size, NULL)) {
         return false;
     }
@@ -60,6 +61,7 @@ bool qcow2_image_is_preallocated(Qcow2Image *image)
         .image = image,
         .end_cluster = qcow2_div_round_up(file_size, cluster_size),
         .wanted = MAX(real_clusters * 10 / 9, real_clusters + 2),
+        .max_blocks = real_clusters,
     };
     if (count.end_cluster < count.wanted) {
         return false;     /* a file without holes: there is nothing to count */
