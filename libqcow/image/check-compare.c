@@ -54,6 +54,11 @@ static bool judge_chunk(size_t index, void *data, GError **error)
     const Qcow2CheckPass *pass = comparison->pass;
     uint64_t first = first_of_chunk(pass, index);
     size_t n = len_of_chunk(pass, index), len_bytes = qcow2_check_chunk_len(pass);
+
+    if (!qcow2_check_has_refcounts(pass, first) && qcow2_counts_is_zero(pass->counts, first, n)) {
+        comparison->verdicts[index] = CHUNK_UNUSED;
+        return qcow2_progress_advance(pass->progress, len_bytes, error);
+    }
     g_autofree uint8_t *room = g_try_malloc(2 * len_bytes + QCOW2_COUNTS_SLACK);
     bool unreadable;
 

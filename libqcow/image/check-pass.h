@@ -81,6 +81,9 @@ bool qcow2_check_read_reftable(Qcow2CheckPass *pass, GError **error);
 /** qcow2_check_chunk_len: bytes of the refcounts of QCOW2_COUNTS_CHUNK clusters. */
 size_t qcow2_check_chunk_len(const Qcow2CheckPass *pass);
 
+/** qcow2_check_has_refcounts: some cluster of the chunk has a refcount in the file, or should have. */
+bool qcow2_check_has_refcounts(const Qcow2CheckPass *pass, uint64_t first);
+
 /**
  * qcow2_check_read_chunk: the refcounts of a chunk of clusters from @first on, as refcount blocks hold them;
  * 0 where there is no block.

@@ -52,6 +52,18 @@ size_t qcow2_check_chunk_len(const Qcow2CheckPass *pass)
     return (QCOW2_COUNTS_CHUNK << pass->layout->refcount_order) / 8;
 }
 
+bool qcow2_check_has_refcounts(const Qcow2CheckPass *pass, uint64_t first)
+{
+    unsigned bits = pass->layout->refblock_bits;
+    uint64_t index = first >> bits;
+    uint64_t end = MIN(((first + QCOW2_COUNTS_CHUNK - 1) >> bits) + 1, pass->n_reftable);
+
+    while (index < end && pass->reftable[index] == 0) {
+        index++;
+    }
+    return index < end;
+}
+
 /* Parts of blocks that follow each other in the file and in memory are read at once. */
 typedef struct PendingRead {
     uint64_t offset;
@@ -161,6 +173,10 @@ static bool note_single_in_chunk(size_t index, void *data, GError **error)
     Qcow2CheckPass *pass = data;
     uint64_t first = pass->flags_start + index * QCOW2_COUNTS_CHUNK;
     uint64_t *words = pass->single + index * (QCOW2_COUNTS_CHUNK / 64);
+
+    if (!qcow2_check_has_refcounts(pass, first)) {
+        return true;
+    }
     g_autofree uint8_t *block = g_try_malloc(qcow2_check_chunk_len(pass));
     bool unreadable;
 
@@ -181,7 +197,8 @@ bool qcow2_check_note_single(Qcow2CheckPass *pass, GError **error)
     size_t n_chunks = qcow2_div_round_up(pass->flags_end - pass->flags_start, QCOW2_COUNTS_CHUNK);
 
     g_free(pass->single);
-    pass->single = g_try_malloc(MAX(n_chunks, 1) * (QCOW2_COUNTS_CHUNK / 8));
+    /* Zeros that come from the system cost nothing where they are left alone, in a large and sparse file. */
+    pass->single = g_try_malloc0(MAX(n_chunks, 1) * (QCOW2_COUNTS_CHUNK / 8));
     if (!pass->single) {
         return qcow2_fail_memory(error, n_chunks * (QCOW2_COUNTS_CHUNK / 8), "a bit for each cluster");
     }

@@ -511,6 +511,21 @@ bitmap_directory() {
     peek_be a.qcow2 $((at + 24)) 8
 }
 
+@test "check: the same over NBD, where two passes must agree" {
+    require nbdkit
+    with_data
+    snapshot a.qcow2 s1
+    poke a.qcow2 $((refblock + 10)) 0007
+    poke a.qcow2 $l2 0100000000050000
+    start_nbdkit a.sock -r file a.qcow2
+    local file=0 nbd=0
+    qcow-check a.qcow2 >file 2>file.err || file=$?
+    qcow-check "nbd+unix:///?socket=a.sock" >nbd 2>nbd.err || nbd=$?
+    [[ $file == 2 && $nbd == 2 ]] || fail "exit codes $file, $nbd: $(cat nbd.err)"
+    diff file nbd
+    diff file.err nbd.err
+}
+
 @test "check: a bitmap directory that cannot be read leaves nothing checked" {
     fresh
     qemu-img bitmap --add a.qcow2 b0
