@@ -367,6 +367,17 @@ typedef struct Qcow2ResizeOptions {
 bool qcow2_resize(Qcow2Chain *chain, const Qcow2ResizeOptions *options, Qcow2Progress *progress,
                   GError **error);
 
+/**
+ * qcow2_amend:
+ * @chain: opened writable and exclusive
+ * @options: "compat=…,refcount_bits=…", those of qemu-img amend -o
+ *
+ * Changes features of a qcow2 image. All or nothing, but for a size, which is a change of its own.
+ *
+ * Errors: QCOW2_ERROR_INVALID; QCOW2_ERROR_UNSUPPORTED for what the image holds and could not hold then.
+ */
+bool qcow2_amend(Qcow2Chain *chain, const char *options, Qcow2Progress *progress, GError **error);
+
 /* ---- Operations -------------------------------------------------------------------------------- */
 
 /** What a differing range is in TO. */

@@ -18,6 +18,7 @@ static const ToolText looking[] = {
 static const ToolText making[] = {
     { "create", "make a new image" },
     { "resize", "change the virtual size of an image" },
+    { "amend", "change features of an image: version, refcount width, data file" },
     { NULL },
 };
 

@@ -68,3 +68,25 @@ GBytes *qcow2_snapshot_entry_with_vm_state(GBytes *raw, uint64_t l1_offset, uint
     }
     return g_bytes_new_take(entry, len);
 }
+
+GBytes *qcow2_snapshot_entry_completed(GBytes *raw, uint64_t disk_size)
+{
+    gsize len;
+    const uint8_t *old = g_bytes_get_data(raw, &len);
+    size_t extra_len = qcow2_load_be32(old + ENTRY_EXTRA_LEN);
+    size_t wanted = ENTRY_ICOUNT - ENTRY_VM_STATE_SIZE_LARGE;
+    size_t rest = len - QCOW2_SNAPSHOT_FIXED - extra_len;
+
+    if (extra_len >= wanted) {
+        return g_bytes_ref(raw);
+    }
+    uint8_t *entry = g_malloc0(QCOW2_SNAPSHOT_FIXED + wanted + rest);
+    memcpy(entry, old, QCOW2_SNAPSHOT_FIXED + extra_len);
+    memcpy(entry + QCOW2_SNAPSHOT_FIXED + wanted, old + QCOW2_SNAPSHOT_FIXED + extra_len, rest);
+    qcow2_store_be32(entry + ENTRY_EXTRA_LEN, (uint32_t)wanted);
+    if (extra_len < ENTRY_DISK_SIZE - ENTRY_VM_STATE_SIZE_LARGE) {
+        qcow2_store_be64(entry + ENTRY_VM_STATE_SIZE_LARGE, qcow2_load_be32(old + ENTRY_VM_STATE_SIZE));
+    }
+    qcow2_store_be64(entry + ENTRY_DISK_SIZE, disk_size);
+    return g_bytes_new_take(entry, QCOW2_SNAPSHOT_FIXED + wanted + rest);
+}

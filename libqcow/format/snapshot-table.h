@@ -49,6 +49,9 @@ GBytes *qcow2_snapshot_entry_renamed(GBytes *raw, const char *name);
 /** qcow2_snapshot_entry_with_vm_state: a raw entry with another L1 table and size of its VM state. */
 GBytes *qcow2_snapshot_entry_with_vm_state(GBytes *raw, uint64_t l1_offset, uint32_t l1_entries,
                                            uint64_t vm_state_size, GError **error);
+
+/** qcow2_snapshot_entry_completed: a raw entry with all extra data that version 3 wants. */
+GBytes *qcow2_snapshot_entry_completed(GBytes *raw, uint64_t disk_size);
 void qcow2_snapshot_entry_clear(Qcow2SnapshotEntry *entry);
 
 /** qcow2_snapshot_entry_check: whether the snapshot can be read: L1 table and size are in QEMU's limits. */

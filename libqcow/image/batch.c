@@ -119,6 +119,23 @@ void qcow2_batch_set_ext(Qcow2Batch *batch, uint32_t type, const void *data, siz
     batch->relaid = true;
 }
 
+bool qcow2_batch_set_refcount_order(Qcow2Batch *batch, unsigned refcount_order, GError **error)
+{
+    Qcow2Layout *layout = &batch->header.layout;
+    Qcow2Layout before = *layout;
+
+    *layout = qcow2_layout(before.version, before.cluster_bits, before.extended_l2, refcount_order,
+                           before.has_data_file);
+    Qcow2CountsCache *counts = qcow2_counts_cache_convert(batch->counts, layout, error);
+    if (!counts) {
+        *layout = before;
+        return false;
+    }
+    qcow2_counts_cache_free(batch->counts);
+    batch->counts = counts;
+    return true;
+}
+
 Qcow2CountsCache *qcow2_batch_counts(Qcow2Batch *batch)
 {
     return batch->counts;
@@ -148,7 +165,7 @@ bool qcow2_batch_add(Qcow2Batch *batch, uint64_t host_offset, uint64_t len_bytes
 {
     unsigned bits = batch->header.layout.cluster_bits;
 
-    if (len_bytes == 0) {
+    if (len_bytes == 0 || delta == 0) {
         return true;
     }
     uint64_t first = host_offset >> bits, last = (host_offset + len_bytes - 1) >> bits;

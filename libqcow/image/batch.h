@@ -51,6 +51,12 @@ void qcow2_batch_set_ext(Qcow2Batch *batch, uint32_t type, const void *data, siz
 /** qcow2_batch_relay_header: the same after a change of version or backing name in the batch's header. */
 void qcow2_batch_relay_header(Qcow2Batch *batch);
 
+/**
+ * qcow2_batch_set_refcount_order: counts get another width; before anything else changes in the batch.
+ * Errors: QCOW2_ERROR_UNSUPPORTED when a count does not fit.
+ */
+bool qcow2_batch_set_refcount_order(Qcow2Batch *batch, unsigned refcount_order, GError **error);
+
 /** qcow2_batch_counts: the counts as they will be. */
 Qcow2CountsCache *qcow2_batch_counts(Qcow2Batch *batch);
 

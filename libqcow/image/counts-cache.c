@@ -68,17 +68,25 @@ static bool read_table(Qcow2CountsCache *cache, GError **error)
     return true;
 }
 
-Qcow2CountsCache *qcow2_counts_cache_new(Qcow2Image *image, Qcow2PlaceFunc place, void *data, GError **error)
+static Qcow2CountsCache *new_cache(Qcow2Image *image, const Qcow2Layout *layout, Qcow2PlaceFunc place,
+                                   void *data)
 {
-    g_autoptr(Qcow2CountsCache) cache = g_new0(Qcow2CountsCache, 1);
+    Qcow2CountsCache *cache = g_new0(Qcow2CountsCache, 1);
 
     cache->image = image;
-    cache->layout = &image->header.layout;
+    cache->layout = layout;
     cache->place = place;
     cache->place_data = data;
     cache->slots = g_array_new(FALSE, TRUE, sizeof(Slot));
     cache->blocks = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, free_block);
     g_queue_init(&cache->used);
+    return cache;
+}
+
+Qcow2CountsCache *qcow2_counts_cache_new(Qcow2Image *image, Qcow2PlaceFunc place, void *data, GError **error)
+{
+    g_autoptr(Qcow2CountsCache) cache = new_cache(image, &image->header.layout, place, data);
+
     return read_table(cache, error) ? g_steal_pointer(&cache) : NULL;
 }
 
@@ -114,6 +122,15 @@ static bool write_block(Qcow2CountsCache *cache, Block *block, GError **error)
     return true;
 }
 
+static void forget_block(Qcow2CountsCache *cache, Block *block)
+{
+    g_queue_unlink(&cache->used, &block->link);
+    if (cache->last == block) {
+        cache->last = NULL;
+    }
+    g_hash_table_remove(cache->blocks, &block->index);
+}
+
 /* Makes room: the block that was not used for the longest time goes, into its new place if it changed. */
 static bool evict(Qcow2CountsCache *cache, GError **error)
 {
@@ -132,11 +149,7 @@ static bool evict(Qcow2CountsCache *cache, GError **error)
     if (block->dirty && !write_block(cache, block, error)) {
         return false;
     }
-    g_queue_unlink(&cache->used, &block->link);
-    if (cache->last == block) {
-        cache->last = NULL;
-    }
-    g_hash_table_remove(cache->blocks, &block->index);
+    forget_block(cache, block);
     return true;
 }
 
@@ -321,6 +334,76 @@ bool qcow2_counts_cache_touch(Qcow2CountsCache *cache, uint64_t index, GError **
     block->dirty = true;
     slot_of(cache, index)->changed = true;
     return true;
+}
+
+/* ---- Another width ----------------------------------------------------------------------------- */
+
+/* What happens to the non-zero counts of a block, one after the other. */
+typedef bool (*CountFunc)(uint64_t cluster, uint64_t count, Qcow2CountsCache *to, GError **error);
+
+static bool check_count(uint64_t cluster, uint64_t count, Qcow2CountsCache *to, GError **error)
+{
+    return count <= qcow2_refcount_max(to->layout)
+        || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                      "Cannot decrease refcount entry width to %u bits: Cluster at offset 0x%" PRIx64
+                      " has a refcount of %" PRIu64, 1u << to->layout->refcount_order,
+                      cluster << to->layout->cluster_bits, count);
+}
+
+static bool copy_count(uint64_t cluster, uint64_t count, Qcow2CountsCache *to, GError **error)
+{
+    Block *block = get_block(to, cluster >> to->layout->refblock_bits, error);
+
+    if (!block) {
+        return false;
+    }
+    block->dirty = true;
+    slot_of(to, block->index)->changed = true;
+    qcow2_refcount_set(to->layout, block->bytes, index_in_block(to, cluster), count);
+    return true;
+}
+
+/* Each block is looked at once and then forgotten. */
+static bool each_count(Qcow2CountsCache *cache, CountFunc func, Qcow2CountsCache *to, GError **error)
+{
+    unsigned bits = cache->layout->refblock_bits;
+
+    for (uint64_t i = 0; i < cache->slots->len; i++) {
+        Block *block = slot_of(cache, i)->old_offset ? get_block(cache, i, error) : NULL;
+        if (!block) {
+            if (slot_of(cache, i)->old_offset) {
+                return false;
+            }
+            continue;
+        }
+        for (uint64_t j = 0; j < BIT(bits); j++) {
+            uint64_t count = qcow2_refcount_get(cache->layout, block->bytes, j);
+            if (count != 0 && !func((i << bits) + j, count, to, error)) {
+                return false;
+            }
+        }
+        forget_block(cache, block);
+    }
+    return true;
+}
+
+Qcow2CountsCache *qcow2_counts_cache_convert(Qcow2CountsCache *cache, const Qcow2Layout *layout,
+                                             GError **error)
+{
+    g_autoptr(Qcow2CountsCache) to = new_cache(cache->image, layout, cache->place, cache->place_data);
+    bool narrower = layout->refcount_order < cache->layout->refcount_order;
+
+    if ((narrower && !each_count(cache, check_count, to, error))
+        || !each_count(cache, copy_count, to, error)) {
+        return NULL;
+    }
+    for (guint i = 0; i < cache->slots->len; i++) {
+        uint64_t offset = slot_of(cache, i)->old_offset;
+        if (offset != 0 && !qcow2_counts_cache_add(to, offset >> layout->cluster_bits, 1, -1, error)) {
+            return NULL;
+        }
+    }
+    return g_steal_pointer(&to);
 }
 
 /* ---- Writing ----------------------------------------------------------------------------------- */

@@ -15,6 +15,18 @@ typedef uint64_t (*Qcow2PlaceFunc)(void *data, GError **error);
 
 /** qcow2_counts_cache_new: reads the refcount table; @place is asked when a changed block must be written. */
 Qcow2CountsCache *qcow2_counts_cache_new(Qcow2Image *image, Qcow2PlaceFunc place, void *data, GError **error);
+
+/**
+ * qcow2_counts_cache_convert:
+ * @cache: unchanged so far
+ * @layout: with another width; must stay where it is
+ *
+ * The same counts in the other width: all blocks are new, and the old ones are released.
+ *
+ * Errors: QCOW2_ERROR_UNSUPPORTED when a count does not fit.
+ */
+Qcow2CountsCache *qcow2_counts_cache_convert(Qcow2CountsCache *cache, const Qcow2Layout *layout,
+                                             GError **error);
 void qcow2_counts_cache_free(Qcow2CountsCache *cache);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2CountsCache, qcow2_counts_cache_free)
 

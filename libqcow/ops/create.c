@@ -15,6 +15,7 @@
 #include "io/backends.h"
 #include "move/target.h"
 #include "util/error.h"
+#include "util/progress.h"
 
 /* What QEMU asks XFS for, so that images are not in shreds. */
 #define DEFAULT_EXTENT_SIZE_HINT (UINT64_C(1) << 20)
@@ -301,5 +302,8 @@ bool qcow2_create(const char *name, const Qcow2CreateRequest *request, Qcow2Prog
         ok = make_image(&creation, error);
     }
     clear_creation(&creation);
+    if (ok) {
+        qcow2_progress_finish(progress);
+    }
     return ok;
 }

@@ -18,16 +18,16 @@
 
 #include "image/reserve.h"
 #include "image/resize.h"
-#include "state/state.h"
+#include "ops/below.h"
 #include "util/error.h"
+#include "util/progress.h"
 
 typedef struct Resizing {
     Qcow2Chain *chain;
     Qcow2Image *image;
     Qcow2Resize resize;
     uint8_t *tail;
-    bool has_below;
-    Qcow2State below;             /* what the layers below read as by themselves */
+    Qcow2Below below;
     Qcow2Progress *progress;
 } Resizing;
 
@@ -118,57 +118,6 @@ static bool resize_raw(Resizing *self, GError **error)
 
 /* ---- What would show --------------------------------------------------------------------------- */
 
-static bool is_shown(const Qcow2Extent *extent)
-{
-    return extent->kind == QCOW2_EXTENT_DATA || extent->kind == QCOW2_EXTENT_COMPRESSED;
-}
-
-static bool find_shown(const Qcow2Range *range, GArray *ret_ranges, void *data, GError **error)
-{
-    Resizing *self = data;
-    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
-    uint64_t end = MIN(range->end, qcow2_chain_image(self->chain, 1)->size);
-    Qcow2Range part = { range->start, end };
-
-    if (range->start >= end) {
-        return true;
-    }
-    if (!qcow2_state_resolve(&self->below, &part, 1, QCOW2_NO_STOP, extents, error)) {
-        return false;
-    }
-    for (guint i = 0; i < extents->len; i++) {
-        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
-        if (is_shown(extent)) {
-            qcow2_ranges_push(ret_ranges, extent->guest_offset, qcow2_extent_end(extent));
-        }
-    }
-    return true;
-}
-
-static bool read_below(Resizing *self, Qcow2Reader *reader, const Qcow2Extent *hole, uint8_t *buffer,
-                       GError **error)
-{
-    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
-    Qcow2Range range = { hole->guest_offset, qcow2_extent_end(hole) };
-
-    if (!self->has_below) {
-        memset(buffer, 0, hole->len_bytes);
-        return true;
-    }
-    if (!qcow2_state_resolve(&self->below, &range, 1, QCOW2_NO_STOP, extents, error)) {
-        return false;
-    }
-    for (guint i = 0; i < extents->len; i++) {
-        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
-        uint8_t *place = buffer + (extent->guest_offset - range.start);
-        if (!qcow2_state_read_extent(&self->below, reader, extent, extent->guest_offset, place,
-                                     extent->len_bytes, error)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* The bytes of a range that crosses the end of the disk, as they would read if only the size changed. */
 static bool read_as_larger(Resizing *self, uint64_t start, uint64_t end, uint8_t *buffer, GError **error)
 {
@@ -183,9 +132,10 @@ static bool read_as_larger(Resizing *self, uint64_t start, uint64_t end, uint8_t
     }
     for (guint i = 0; i < extents->len; i++) {
         const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+        Qcow2Range part = { extent->guest_offset, qcow2_extent_end(extent) };
         uint8_t *place = buffer + (extent->guest_offset - start);
         bool ok = extent->kind == QCOW2_EXTENT_UNALLOCATED
-                ? read_below(self, reader, extent, place, error)
+                ? qcow2_below_read(&self->below, reader, &part, place, error)
                 : qcow2_reader_read(reader, self->image, extent, extent->guest_offset, place,
                                     extent->len_bytes, error);
         if (!ok) {
@@ -226,13 +176,12 @@ static bool find_tail(Resizing *self, GError **error)
 
 static bool look_below(Resizing *self, GError **error)
 {
-    if (!qcow2_chain_open_below(self->chain, 0, &self->has_below, error)) {
+    if (!qcow2_below_open(self->chain, &self->below, error)) {
         return false;
     }
-    if (self->has_below) {
-        self->below = qcow2_state_below(self->chain, 1);
-        self->resize.shown = find_shown;
-        self->resize.shown_data = self;
+    if (self->below.exists) {
+        self->resize.shown = qcow2_below_shown;
+        self->resize.shown_data = &self->below;
     }
     return true;
 }
@@ -283,5 +232,9 @@ bool qcow2_resize(Qcow2Chain *chain, const Qcow2ResizeOptions *options, Qcow2Pro
            && check_options(&self, options, error)
            && (self.image->kind == QCOW2_IMAGE_RAW ? resize_raw(&self, error) : resize_qcow2(&self, error));
     g_free(self.tail);
-    return ok || qcow2_fail_unchanged(error, qcow2_chain_layer_name(chain, 0));
+    if (!ok) {
+        return qcow2_fail_unchanged(error, qcow2_chain_layer_name(chain, 0));
+    }
+    qcow2_progress_finish(progress);
+    return true;
 }
