@@ -65,7 +65,7 @@ static bool run(const Tool *tool, const char *file, const char *image, Qcow2Prog
                 GError **error)
 {
     g_autoptr(Qcow2Chain) chain = export_state ? tool_open(tool, image, tool->format, error)
-                                               : tool_open_writable(tool, image, tool->format, error);
+                                               : tool_open_exclusive(tool, image, tool->format, error);
 
     if (!chain) {
         return false;
