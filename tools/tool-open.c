@@ -35,19 +35,25 @@ Qcow2Chain *tool_open(const Tool *tool, const char *image, const char *format, G
     return open_chain(tool, image, format, READABLE, error);
 }
 
-Qcow2Chain *tool_open_writable(const Tool *tool, const char *image, const char *format, GError **error)
+static Qcow2Chain *open_to_write(const Tool *tool, const char *image, const char *format, Access access,
+                                 GError **error)
 {
     if (tool->force_share) {
         g_set_error(error, QCOW2_ERROR, QCOW2_ERROR_INVALID,
                     "force-share=on can only be used with read-only images");
         return NULL;
     }
-    return open_chain(tool, image, format, WRITABLE, error);
+    return open_chain(tool, image, format, access, error);
+}
+
+Qcow2Chain *tool_open_writable(const Tool *tool, const char *image, const char *format, GError **error)
+{
+    return open_to_write(tool, image, format, WRITABLE, error);
 }
 
 Qcow2Chain *tool_open_exclusive(const Tool *tool, const char *image, const char *format, GError **error)
 {
-    return open_chain(tool, image, format, EXCLUSIVE, error);
+    return open_to_write(tool, image, format, EXCLUSIVE, error);
 }
 
 char *tool_snapshot_name(const char *text, GError **error)

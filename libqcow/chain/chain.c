@@ -2,6 +2,7 @@
 #include "chain/chain.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 #include "chain/open.h"
 #include "util/error.h"
@@ -87,21 +88,41 @@ Qcow2Chain *qcow2_chain_open_io(Qcow2Io *io, const Qcow2OpenOptions *options, GE
     return layer ? chain_of_layer(layer, io->name, options) : NULL;
 }
 
+/* A complete chain, as yet without layers, which will belong to others. */
+static Qcow2Chain *borrowing_chain(const Qcow2Chain *model)
+{
+    Qcow2Chain *chain = g_new0(Qcow2Chain, 1);
+
+    chain->layers = g_ptr_array_new();
+    chain->name = g_strdup(model->name);
+    chain->options = model->options;
+    chain->complete = true;
+    return chain;
+}
+
 Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, unsigned layer, Qcow2Chain *below, GError **error)
 {
-    if (!qcow2_chain_open_data(top, layer, error) || !qcow2_chain_open_all(below, error)) {
+    if (!qcow2_chain_open_data(top, layer, error) || (below && !qcow2_chain_open_all(below, error))) {
         return NULL;
     }
-    Qcow2Chain *chain = g_new0(Qcow2Chain, 1);
-    chain->layers = g_ptr_array_new();
-    chain->name = g_strdup(top->name);
-    chain->options = below->options;
-    chain->complete = true;
+    Qcow2Chain *chain = borrowing_chain(top);
     g_ptr_array_add(chain->layers, qcow2_chain_layer(top, layer));
-    for (unsigned i = 0; i < below->layers->len; i++) {
+    for (unsigned i = 0; below && i < below->layers->len; i++) {
         g_ptr_array_add(chain->layers, qcow2_chain_layer(below, i));
     }
     return chain;
+}
+
+Qcow2Chain *qcow2_chain_tail(Qcow2Chain *chain, unsigned first, GError **error)
+{
+    if (!qcow2_chain_open_all(chain, error)) {
+        return NULL;
+    }
+    Qcow2Chain *tail = borrowing_chain(chain);
+    for (unsigned i = first; i < chain->layers->len; i++) {
+        g_ptr_array_add(tail->layers, qcow2_chain_layer(chain, i));
+    }
+    return tail;
 }
 
 void qcow2_chain_free(Qcow2Chain *chain)
@@ -124,7 +145,8 @@ bool qcow2_chain_has_below(const Qcow2Chain *chain, unsigned index)
     const Qcow2Layer *layer = qcow2_chain_layer(chain, index);
 
     return index + 1 < chain->layers->len
-        || (!layer->place->no_backing && (layer->place->backing || layer->image->header.backing_name));
+        || (!chain->complete && !layer->place->no_backing
+            && (layer->place->backing || layer->image->header.backing_name));
 }
 
 Qcow2Place *qcow2_backing_place(const Qcow2Layer *layer, GError **error)
@@ -204,7 +226,8 @@ static bool open_next(Qcow2Chain *chain, GError **error)
                           QCOW2_MAX_LAYERS);
     }
     Qcow2Place *place = place_below(above, error);
-    Qcow2Layer *layer = place ? qcow2_layer_open(place, &chain->options, false, error) : NULL;
+    bool writable = last + 1 >= chain->writable_first && last + 1 < chain->writable_end;
+    Qcow2Layer *layer = place ? qcow2_layer_open(place, &chain->options, writable, error) : NULL;
     if (!layer) {
         g_prefix_error(error, "backing file of '%s': ", above->place->shown);
         return false;
@@ -244,6 +267,55 @@ bool qcow2_chain_open_all(Qcow2Chain *chain, GError **error)
         }
     }
     return true;
+}
+
+/* ---- Layers by name ---------------------------------------------------------------------------- */
+
+static bool is_named(const Qcow2Layer *layer, const char *word, const struct stat *file)
+{
+    return strcmp(layer->place->shown, word) == 0
+        || (file && layer->identity.known && layer->identity.device == file->st_dev
+            && layer->identity.inode == file->st_ino);
+}
+
+static bool find_by_name(Qcow2Chain *chain, const char *word, unsigned *ret_index, GError **error)
+{
+    struct stat st;
+    bool is_file = stat(word, &st) == 0;
+
+    for (*ret_index = 0;; (*ret_index)++) {
+        bool exists;
+        if (is_named(qcow2_chain_layer(chain, *ret_index), word, is_file ? &st : NULL)) {
+            return true;
+        }
+        if (!qcow2_chain_open_below(chain, *ret_index, &exists, error)) {
+            return false;
+        }
+        if (!exists) {
+            return qcow2_fail(error, QCOW2_ERROR_NOT_FOUND,
+                              "'%s': '%s' is not a layer of its backing chain; qcow-info --backing-chain"
+                              " lists the layers",
+                              qcow2_chain_layer_name(chain, 0), word);
+        }
+    }
+}
+
+bool qcow2_chain_find_layer(Qcow2Chain *chain, const char *word, unsigned *ret_index, GError **error)
+{
+    guint64 index;
+    g_autofree char *digits = *word == '[' && g_str_has_suffix(word, "]")
+                            ? g_strndup(word + 1, strlen(word) - 2) : NULL;
+
+    if (!digits || !g_ascii_string_to_unsigned(digits, 10, 0, QCOW2_MAX_LAYERS, &index, NULL)) {
+        return find_by_name(chain, word, ret_index, error);
+    }
+    if (!qcow2_chain_open_all(chain, error)) {
+        return false;
+    }
+    *ret_index = (unsigned)index;
+    return index < chain->layers->len
+        || qcow2_fail(error, QCOW2_ERROR_NOT_FOUND, "'%s': there is no layer %s; its backing chain has %u",
+                      qcow2_chain_layer_name(chain, 0), word, chain->layers->len);
 }
 
 bool qcow2_chain_open_data(Qcow2Chain *chain, unsigned index, GError **error)

@@ -30,6 +30,7 @@ typedef struct Qcow2Layer {
 struct Qcow2Chain {
     GPtrArray *layers;                /* Qcow2Layer, [0] is the image itself */
     bool complete;                    /* the last layer has nothing below */
+    unsigned writable_first, writable_end;   /* lower layers [first, end) are opened for writing */
     Qcow2OpenOptions options;
     char *name;                       /* as the user gave it */
 };
@@ -59,9 +60,20 @@ Qcow2Chain *qcow2_chain_open_io(Qcow2Io *io, const Qcow2OpenOptions *options, GE
 
 /**
  * qcow2_chain_stack: one layer of @top, without the layers that it names, over all layers of @below, which
- * are opened. Both must live longer; the layers stay theirs.
+ * are opened; over nothing when that is NULL. Both must live longer; the layers stay theirs.
  */
 Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, unsigned layer, Qcow2Chain *below, GError **error);
+
+/** qcow2_chain_tail: the layers from @first on; all are opened. They stay those of @chain. */
+Qcow2Chain *qcow2_chain_tail(Qcow2Chain *chain, unsigned first, GError **error);
+
+/**
+ * qcow2_chain_find_layer:
+ * @word: "[2]", or the name of a layer's file as qcow-info prints it, or another path to the same file
+ *
+ * Opens layers until it is found. Errors: QCOW2_ERROR_NOT_FOUND.
+ */
+bool qcow2_chain_find_layer(Qcow2Chain *chain, const char *word, unsigned *ret_index, GError **error);
 
 /**
  * qcow2_chain_open_below:

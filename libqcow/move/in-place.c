@@ -21,6 +21,8 @@ typedef struct InPlace {
     Qcow2StreamPacker packer;
     Qcow2Progress *progress;
     bool zeros_are_nothing;       /* no layer below: a cluster that reads as zeros needs no entry */
+    uint64_t copied_flag;         /* of new clusters: only the active layer's entries have it */
+    bool sharing;                 /* the run at hand may be what another state has got, or will get */
     Qcow2InPlaceStats stats;
 } InPlace;
 
@@ -91,8 +93,22 @@ static bool set_data(InPlace *self, const Qcow2ClusterRun *run, uint64_t *ret_ho
     *ret_host_offset = qcow2_batch_take(self->batch, run->n_clusters, error);
     self->stats.data_clusters += run->n_clusters;
     return *ret_host_offset != 0
-        && qcow2_editor_set(self->editor, run->first_cluster, run->n_clusters, *ret_host_offset | L2E_COPIED,
-                            bitmap_of(self, run), self->rules.layout->cluster_size, error);
+        && qcow2_editor_set(self->editor, run->first_cluster, run->n_clusters,
+                            *ret_host_offset | self->copied_flag, bitmap_of(self, run),
+                            self->rules.layout->cluster_size, error);
+}
+
+static bool move_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, GError **error)
+{
+    uint64_t host_offset;
+
+    if (!set_data(self, run, &host_offset, error) || !fill_run(self, run, extents, host_offset, error)) {
+        return false;
+    }
+    if (self->sharing) {
+        qcow2_placed_add(self->options.placed, run->first_cluster, run->n_clusters, host_offset);
+    }
+    return true;
 }
 
 static bool write_stream(InPlace *self, uint64_t cluster, const Qcow2Stream *stream, GError **error)
@@ -112,6 +128,9 @@ static bool write_stream(InPlace *self, uint64_t cluster, const Qcow2Stream *str
                               host_offset);
         }
         self->stats.compressed_clusters++;
+        if (self->sharing) {
+            qcow2_placed_add(self->options.placed, cluster, 1, raw);
+        }
         if (!qcow2_editor_set(self->editor, cluster, 1, raw, 0, 0, error)) {
             return false;
         }
@@ -148,18 +167,91 @@ static bool make_streams(InPlace *self, const Qcow2ClusterRun *run, const GArray
     return ok;
 }
 
+/* ---- What another state got already ------------------------------------------------------------ */
+
+/* Whole clusters that come from the layers below are the same in every state that gets them. */
+static bool comes_from_below(const InPlace *self, const Qcow2ClusterRun *run, const GArray *extents)
+{
+    const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, run->first_extent);
+
+    return extent->layer >= 1 && qcow2_extent_end(extent) >= run->guest_end
+        && run->guest_end - run->guest_start == run->n_clusters << self->rules.layout->cluster_bits;
+}
+
+/* One reference more to what is in the batch. */
+static bool refer_again(InPlace *self, const Qcow2ClusterRun *run, uint64_t raw, GError **error)
+{
+    uint64_t cluster_size = self->rules.layout->cluster_size;
+    uint64_t host_offset = raw & L2E_HOST_OFFSET, len = run->n_clusters * cluster_size;
+    Qcow2L2Entry entry;
+
+    if (raw & L2E_COMPRESSED) {
+        if (!qcow2_l2_decode(self->rules.layout, raw, 0, &entry, error)) {
+            return false;
+        }
+        host_offset = entry.host_offset;
+        len = entry.stream_len;
+    }
+    return qcow2_batch_add(self->batch, host_offset, len, 1, error)
+        && qcow2_editor_set(self->editor, run->first_cluster, run->n_clusters, raw,
+                            raw & L2E_COMPRESSED ? 0 : bitmap_of(self, run), cluster_size, error)
+        && qcow2_progress_advance(self->progress, run->guest_end - run->guest_start, error);
+}
+
+/* The clusters of @run that are treated alike, from its first on. */
+static Qcow2ClusterRun cut_run(const InPlace *self, const Qcow2ClusterRun *run, uint64_t n_clusters)
+{
+    Qcow2ClusterRun part = *run;
+
+    part.n_clusters = n_clusters;
+    part.guest_end = MIN(run->guest_end,
+                         run->guest_start + (n_clusters << self->rules.layout->cluster_bits));
+    return part;
+}
+
+static bool apply_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, GError **error)
+{
+    return run->kind == QCOW2_RUN_STREAM ? make_streams(self, run, extents, error)
+                                         : move_data(self, run, extents, error);
+}
+
+static bool apply_shared_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents,
+                              GError **error)
+{
+    Qcow2ClusterRun rest = *run;
+
+    while (rest.n_clusters > 0) {
+        uint64_t raw, n = qcow2_placed_find(self->options.placed, rest.first_cluster, rest.n_clusters, &raw);
+        Qcow2ClusterRun part = cut_run(self, &rest, n);
+        if (raw != 0 ? !refer_again(self, &part, raw, error) : !apply_data(self, &part, extents, error)) {
+            return false;
+        }
+        rest.first_cluster += n;
+        rest.n_clusters -= n;
+        rest.guest_start = part.guest_end;
+    }
+    return true;
+}
+
+static bool apply_run(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, GError **error)
+{
+    if (run->kind == QCOW2_RUN_ZERO) {
+        return set_zero(self, run, error);
+    }
+    self->sharing = self->options.placed && comes_from_below(self, run, extents);
+    return self->sharing ? apply_shared_data(self, run, extents, error)
+                         : apply_data(self, run, extents, error);
+}
+
+/* ---- Windows ----------------------------------------------------------------------------------- */
+
 static bool apply_extents(InPlace *self, const GArray *extents, GError **error)
 {
     Qcow2RunCursor cursor = { 0 };
     Qcow2ClusterRun run;
 
     while (qcow2_next_run(&self->rules, extents, &cursor, &run)) {
-        uint64_t host_offset;
-        bool ok = run.kind == QCOW2_RUN_ZERO     ? set_zero(self, &run, error)
-                  : run.kind == QCOW2_RUN_STREAM ? make_streams(self, &run, extents, error)
-                                                 : set_data(self, &run, &host_offset, error)
-                                                       && fill_run(self, &run, extents, host_offset, error);
-        if (!ok) {
+        if (!apply_run(self, &run, extents, error)) {
             return false;
         }
         self->stats.bytes += run.guest_end - run.guest_start;
@@ -167,8 +259,6 @@ static bool apply_extents(InPlace *self, const GArray *extents, GError **error)
     /* Extents live until the next window. */
     return qcow2_mover_drain(self->mover, error);
 }
-
-/* ---- Windows ----------------------------------------------------------------------------------- */
 
 /* The parts of @extents below @limit. */
 static void cut_extents(const GArray *extents, uint64_t limit, GArray *ret)
@@ -221,24 +311,48 @@ static bool apply_growth(InPlace *self, uint64_t from, GError **error)
     return true;
 }
 
-static bool run_in_place(InPlace *self, Qcow2Choice *choice, GError **error)
+static bool run_in_place(InPlace *self, const Qcow2View *view, Qcow2Choice *choice,
+                         Qcow2InPlaceResult *ret, GError **error)
 {
-    uint64_t old_size = self->image->size;
-    Qcow2Header *header = qcow2_batch_header(self->batch);
-    bool grows = self->to->size > old_size;
-    uint64_t growth = grows ? qcow2_align_down(old_size, qcow2_in_place_unit(self->image)) : UINT64_MAX;
+    bool grows = self->to->size > view->size;
+    uint64_t growth = grows ? qcow2_align_down(view->size, qcow2_in_place_unit(self->image)) : UINT64_MAX;
 
-    header->size = self->to->size;
     return apply_choice(self, choice, growth, error)
         && (!grows || apply_growth(self, growth, error))
-        && qcow2_editor_finish(self->editor, &header->l1_offset, &header->l1_entries, error);
+        && qcow2_editor_finish(self->editor, &ret->l1_offset, &ret->l1_entries, error);
+}
+
+static void clear_in_place(InPlace *self)
+{
+    qcow2_mover_free(self->mover);
+    qcow2_reader_pool_free(self->readers);
+    qcow2_editor_free(self->editor);
+}
+
+static bool check_target(const Qcow2Image *image, GError **error)
+{
+    return !image->header.layout.has_data_file
+        || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                      "the image keeps its data in an external data file, which can only be"
+                      " overwritten in place");
+}
+
+static void become_active(Qcow2Batch *batch, const Qcow2State *to, const Qcow2InPlaceResult *result)
+{
+    Qcow2Header *header = qcow2_batch_header(batch);
+
+    header->size = to->size;
+    header->l1_offset = result->l1_offset;
+    header->l1_entries = result->l1_entries;
 }
 
 bool qcow2_in_place_apply(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, Qcow2Choice *choice,
-                          const Qcow2InPlaceOptions *options, Qcow2InPlaceStats *ret_stats,
+                          const Qcow2InPlaceOptions *options, Qcow2InPlaceResult *ret,
                           Qcow2Progress *progress, GError **error)
 {
     Qcow2MoverOptions mover_options = { .n_threads = options->n_threads, .no_reflink = options->no_reflink };
+    Qcow2View view = options->view ? *options->view : qcow2_image_active_view(image);
+    bool has_below = qcow2_batch_header(batch)->backing_name;
     InPlace self = {
         .batch = batch,
         .image = image,
@@ -248,29 +362,29 @@ bool qcow2_in_place_apply(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, 
             .state = to,
             .layout = &image->header.layout,
             .compression = image->header.compression,
-            .zeros_need_data = image->header.layout.version < 3 && image->header.backing_name,
+            .compress = options->compress,
+            .zeros_need_data = image->header.layout.version < 3 && has_below,
         },
         .progress = progress,
-        .zeros_are_nothing = !image->header.backing_name,
+        .zeros_are_nothing = !has_below,
+        .copied_flag = options->view ? 0 : L2E_COPIED,
     };
 
-    if (image->header.layout.has_data_file) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                          "the image keeps its data in an external data file, which can only be"
-                          " overwritten in place");
+    if (!check_target(image, error)) {
+        return false;
     }
-    Qcow2View view = qcow2_image_active_view(image);
     self.editor = qcow2_editor_new(batch, image, &view, to->size, error);
     if (!self.editor) {
         return false;
     }
     self.mover = qcow2_mover_new(to, image->file, &mover_options, progress);
     self.readers = qcow2_reader_pool_new();
-    bool ok = run_in_place(&self, choice, error);
+    bool ok = run_in_place(&self, &view, choice, ret, error);
     self.stats.moved = qcow2_mover_get_stats(self.mover);
-    *ret_stats = self.stats;
-    qcow2_mover_free(self.mover);
-    qcow2_reader_pool_free(self.readers);
-    qcow2_editor_free(self.editor);
+    ret->stats = self.stats;
+    clear_in_place(&self);
+    if (ok && !options->view) {
+        become_active(batch, to, ret);
+    }
     return ok;
 }

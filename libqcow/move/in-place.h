@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A sink for the mover: an existing image, whose active layer becomes what the source state is. Data goes
+ * A sink for the mover: an existing image, one of whose states becomes what the source state is. Data goes
  * into new clusters, tables are new ones, and one batch makes all of it real: until then the image is as it
  * was.
  */
@@ -9,11 +9,15 @@
 
 #include "image/batch.h"
 #include "move/mover.h"
+#include "move/placed.h"
 #include "state/choice.h"
 
 typedef struct Qcow2InPlaceOptions {
     unsigned n_threads;
     bool no_reflink;
+    bool compress;
+    const Qcow2View *view;    /* NULL: the active layer's, which gets the size of the state */
+    Qcow2Placed *placed;      /* NULL, or: views share what they all get from the layers below */
 } Qcow2InPlaceOptions;
 
 typedef struct Qcow2InPlaceStats {
@@ -21,17 +25,27 @@ typedef struct Qcow2InPlaceStats {
     Qcow2MoverStats moved;
 } Qcow2InPlaceStats;
 
+/** Where the tables of the state are then. */
+typedef struct Qcow2InPlaceResult {
+    uint64_t l1_offset;
+    uint32_t l1_entries;
+    Qcow2InPlaceStats stats;
+} Qcow2InPlaceResult;
+
 /** qcow2_in_place_unit: ranges are whole units of this many bytes. */
 uint64_t qcow2_in_place_unit(const Qcow2Image *image);
 
 /**
  * qcow2_in_place_apply:
- * @batch: of @image; its header gets the new L1 table and size
- * @to: what the active layer shall read as; the choice resolves through it
+ * @batch: of @image; its header says what is below then. For the active layer it gets the new L1 table and
+ *         size
+ * @to: what shall be read; the choice resolves through it
  * @choice: whole units; where the image must change
+ *
+ * With @placed the active layer comes last: COPIED flags are only right for the last one.
  */
 bool qcow2_in_place_apply(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, Qcow2Choice *choice,
-                          const Qcow2InPlaceOptions *options, Qcow2InPlaceStats *ret_stats,
+                          const Qcow2InPlaceOptions *options, Qcow2InPlaceResult *ret,
                           Qcow2Progress *progress, GError **error);
 
 #endif

@@ -18,6 +18,8 @@
 #include "util/error.h"
 #include "util/progress.h"
 
+#define CHANGED "the active layer is not that state, or was changed since"
+
 typedef struct Import {
     Qcow2Chain *chain;                /* of the image */
     Qcow2Image *image;
@@ -27,7 +29,7 @@ typedef struct Import {
     Qcow2Chain *stack;                /* the delta over the image */
     Qcow2DeltaExt ext;
     bool has_ext;
-    Qcow2InPlaceStats stats;
+    Qcow2InPlaceResult result;
 } Import;
 
 static void clear_import(Import *import)
@@ -129,17 +131,6 @@ static bool same_moment(const Qcow2SnapshotEntry *entry, const Qcow2DeltaState *
         && entry->info.vm_clock_nsec == state->vm_clock_nsec && entry->info.disk_size == state->size;
 }
 
-static const Qcow2SnapshotEntry *find_moment(const Qcow2Image *image, const Qcow2DeltaState *state)
-{
-    for (guint i = 0; i < image->snapshots->len; i++) {
-        const Qcow2SnapshotEntry *entry = &g_array_index(image->snapshots, Qcow2SnapshotEntry, i);
-        if (same_moment(entry, state)) {
-            return entry;
-        }
-    }
-    return NULL;
-}
-
 /* Whether two states of the image have the same descriptors throughout. */
 static bool is_unchanged(Import *import, const char *from_name, bool *ret_same, GError **error)
 {
@@ -176,33 +167,48 @@ static bool refuse_from(const Import *import, const char *why, GError **error)
                       import->ext.from.kind == QCOW2_DELTA_SNAPSHOT ? "'" : "", why);
 }
 
+/* An import gives its snapshot the date and clock of TO, which the image may have already: any of them will do. */
+static bool check_from_snapshot(Import *import, GError **error)
+{
+    bool any = false, same = false;
+
+    for (guint i = 0; i < import->image->snapshots->len && !same; i++) {
+        const Qcow2SnapshotEntry *entry = &g_array_index(import->image->snapshots, Qcow2SnapshotEntry, i);
+        if (!same_moment(entry, &import->ext.from)) {
+            continue;
+        }
+        g_autofree char *name = g_strconcat("id:", entry->id, NULL);
+        any = true;
+        if (!is_unchanged(import, name, &same, error)) {
+            return false;
+        }
+    }
+    if (!any) {
+        return refuse_from(import, "the image has no snapshot of that date, clock and size", error);
+    }
+    return same || refuse_from(import, CHANGED, error);
+}
+
 static bool check_from(Import *import, GError **error)
 {
-    g_autofree char *name = NULL;
+    const char *name;
     bool same;
 
     if (import->options->force) {
         return true;
     }
     switch (import->ext.from.kind) {
-    case QCOW2_DELTA_SNAPSHOT: {
-        const Qcow2SnapshotEntry *entry = find_moment(import->image, &import->ext.from);
-        if (!entry) {
-            return refuse_from(import, "the image has no snapshot of that date, clock and size", error);
-        }
-        name = g_strconcat("id:", entry->id, NULL);
-        break;
-    }
-    case QCOW2_DELTA_EMPTY:
-    case QCOW2_DELTA_BACKING:
-        /* Nothing may be mapped; then the layer is what lies below it, or zeros. */
-        name = g_strdup(import->ext.from.kind == QCOW2_DELTA_EMPTY ? "@empty" : "@backing");
-        break;
+    case QCOW2_DELTA_SNAPSHOT:
+        return check_from_snapshot(import, error);
     case QCOW2_DELTA_ACTIVE:
         return refuse_from(import, "an active layer cannot be recognised again", error);
+    case QCOW2_DELTA_EMPTY:
+    case QCOW2_DELTA_BACKING:
+        break;
     }
-    return is_unchanged(import, name, &same, error)
-        && (same || refuse_from(import, "the active layer is not that state, or was changed since", error));
+    /* Nothing may be mapped; then the layer is what lies below it, or zeros. */
+    name = import->ext.from.kind == QCOW2_DELTA_EMPTY ? "@empty" : "@backing";
+    return is_unchanged(import, name, &same, error) && (same || refuse_from(import, CHANGED, error));
 }
 
 /* The same import a second time: its snapshot is there. */
@@ -282,7 +288,7 @@ static bool apply(Import *import, GError **error)
     g_autoptr(Qcow2Choice) choice = qcow2_choice_new(from, to, &choice_options, error);
     g_autoptr(Qcow2Batch) batch = choice ? qcow2_batch_begin(import->image, error) : NULL;
     return batch
-           && qcow2_in_place_apply(batch, import->image, to, choice, &options, &import->stats,
+           && qcow2_in_place_apply(batch, import->image, to, choice, &options, &import->result,
                                    import->progress, error)
            && add_snapshot(import, batch, error) && qcow2_batch_commit(batch, error);
 }
@@ -336,15 +342,15 @@ bool qcow2_import_delta(Qcow2Chain *chain, const char *delta, const Qcow2ImportO
     bool ok = run(&import, delta, error);
 
     if (ok && ret_result) {
-        *ret_result = (Qcow2ImportResult){
-            .bytes = import.stats.bytes,
-            .clusters =
-                import.stats.data_clusters + import.stats.zero_clusters + import.stats.compressed_clusters,
-            .data_clusters = import.stats.data_clusters,
-            .zero_clusters = import.stats.zero_clusters,
-            .compressed_clusters = import.stats.compressed_clusters,
-            .bytes_copied = import.stats.moved.bytes_copied,
-            .bytes_cloned = import.stats.moved.bytes_cloned,
+        const Qcow2InPlaceStats *stats = &import.result.stats;
+        *ret_result = (Qcow2ImportResult) {
+            .bytes = stats->bytes,
+            .clusters = stats->data_clusters + stats->zero_clusters + stats->compressed_clusters,
+            .data_clusters = stats->data_clusters,
+            .zero_clusters = stats->zero_clusters,
+            .compressed_clusters = stats->compressed_clusters,
+            .bytes_copied = stats->moved.bytes_copied,
+            .bytes_cloned = stats->moved.bytes_cloned,
             .virtual_size = import.image->size,
         };
     }

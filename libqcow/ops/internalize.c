@@ -96,7 +96,7 @@ static bool apply_layer(Internalize *self, unsigned layer, GError **error)
     g_autoptr(Qcow2State) to = from ? qcow2_state_open(stack, "@active", error) : NULL;
     Qcow2ChoiceOptions choice_options = { .unit = qcow2_in_place_unit(image) };
     Qcow2InPlaceOptions options = { 0 };
-    Qcow2InPlaceStats stats;
+    Qcow2InPlaceResult result;
 
     if (!to) {
         return false;
@@ -104,7 +104,7 @@ static bool apply_layer(Internalize *self, unsigned layer, GError **error)
     qcow2_states_share_size(from, to);
     g_autoptr(Qcow2Choice) choice = qcow2_choice_new(from, to, &choice_options, error);
     g_autoptr(Qcow2Batch) batch = choice ? qcow2_batch_begin(image, error) : NULL;
-    return batch && qcow2_in_place_apply(batch, image, to, choice, &options, &stats, self->progress, error)
+    return batch && qcow2_in_place_apply(batch, image, to, choice, &options, &result, self->progress, error)
         && qcow2_batch_commit(batch, error);
 }
 

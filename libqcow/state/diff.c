@@ -17,6 +17,8 @@ struct Qcow2Diff {
     Qcow2Range straddle;          /* the part of the smaller state's last cluster that is past its end */
     bool straddle_known, straddle_is_zero;
     Qcow2TableDiff tables;        /* with same_tables */
+    struct Qcow2Diff *below;      /* the same tables over other layers: what differs is found down there */
+    Qcow2State below_a, below_b;
     GArray *sure;                 /* Qcow2Range: of one window, with data of its own in each state */
     GArray *candidates;           /* Qcow2Range: of one window, to be looked at */
     GArray *undecided;            /* Qcow2Range: zero in one, in the other whatever the shared layers say */
@@ -89,6 +91,27 @@ static void find_straddle(Qcow2Diff *diff)
     diff->straddle.end = MIN(qcow2_align_up(diff->smaller, unit), diff->larger);
 }
 
+/* What both look up in the same way first can only differ where the layers below do. */
+static bool has_same_top(const Qcow2Diff *diff)
+{
+    const Qcow2State *a = diff->a, *b = diff->b;
+
+    return !diff->same_below && has_tables(a) && has_tables(b) && a->size == b->size
+        && is_same_file(qcow2_chain_layer(a->chain, 0), qcow2_chain_layer(b->chain, 0))
+        && a->view.l1_offset == b->view.l1_offset && a->view.l1_entries == b->view.l1_entries;
+}
+
+static bool look_below(Qcow2Diff *diff, GError **error)
+{
+    if (!has_same_top(diff)) {
+        return true;
+    }
+    diff->below_a = qcow2_state_below(diff->a->chain, 1);
+    diff->below_b = qcow2_state_below(diff->b->chain, 1);
+    diff->below = qcow2_diff_new(&diff->below_a, &diff->below_b, error);
+    return diff->below != NULL;
+}
+
 Qcow2Diff *qcow2_diff_new(Qcow2State *a, Qcow2State *b, GError **error)
 {
     g_autoptr(Qcow2Diff) diff = g_new0(Qcow2Diff, 1);
@@ -110,7 +133,7 @@ Qcow2Diff *qcow2_diff_new(Qcow2State *a, Qcow2State *b, GError **error)
     diff->tables = (Qcow2TableDiff) {
         .image = qcow2_chain_image(a->chain, 0), .a = &a->view, .b = &b->view, .limit = diff->smaller,
     };
-    return g_steal_pointer(&diff);
+    return look_below(diff, error) ? g_steal_pointer(&diff) : NULL;
 }
 
 void qcow2_diff_free(Qcow2Diff *diff)
@@ -118,6 +141,7 @@ void qcow2_diff_free(Qcow2Diff *diff)
     if (!diff) {
         return;
     }
+    g_clear_pointer(&diff->below, qcow2_diff_free);
     qcow2_table_diff_clear(&diff->tables);
     g_array_unref(diff->sure);
     g_array_unref(diff->candidates);
@@ -279,11 +303,27 @@ static bool decide_undecided(Qcow2Diff *diff, GArray *ranges, GError **error)
     return true;
 }
 
+static bool find_candidates_below(Qcow2Diff *diff, Qcow2Range window, GError **error)
+{
+    g_autoptr(GArray) ranges = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+
+    while (window.start < window.end) {
+        if (!qcow2_diff_next(diff->below, window.start, window.end, ranges, &window.start, error)) {
+            return false;
+        }
+        g_array_append_vals(diff->candidates, ranges->data, ranges->len);
+    }
+    return true;
+}
+
 /* What has to be looked at: with tables of one image, only entries that differ and what is past an end. */
 static bool find_candidates(Qcow2Diff *diff, Qcow2Range window, GError **error)
 {
     g_array_set_size(diff->sure, 0);
     g_array_set_size(diff->candidates, 0);
+    if (diff->below) {
+        return find_candidates_below(diff, window, error);
+    }
     if (!diff->same_tables) {
         qcow2_ranges_push(diff->candidates, window.start, window.end);
         return true;
