@@ -167,7 +167,7 @@ static bool refuse_from(const Import *import, const char *why, GError **error)
                       import->ext.from.kind == QCOW2_DELTA_SNAPSHOT ? "'" : "", why);
 }
 
-/* An import gives its snapshot the date and clock of TO, which the image may have already: any of them will do. */
+/* An import gives its snapshot the date and clock of TO, so that several may have the same: any will do. */
 static bool check_from_snapshot(Import *import, GError **error)
 {
     bool any = false, same = false;

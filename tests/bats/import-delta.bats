@@ -118,6 +118,19 @@ assert_same_history() {
     assert_clean h.qcow2
 }
 
+@test "import-delta: of several snapshots with the date of FROM any may be the active layer" {
+    make_source
+    cp s.qcow2 h.qcow2
+    qcow-export-delta -q s.qcow2 one two d.qcow2
+    qemu-img snapshot -a one h.qcow2
+    qcow-import-delta -q --name 'two again' d.qcow2 h.qcow2
+    qcow-export-delta -q h.qcow2 'two again' three e.qcow2
+    qcow-import-delta -q --name 'three again' e.qcow2 h.qcow2
+    snapshot_raw s.qcow2 three wanted.raw
+    snapshot_raw h.qcow2 'three again' found.raw
+    cmp wanted.raw found.raw
+}
+
 @test "import-delta: a delta from @empty needs an empty image" {
     make_source
     qcow-export-delta -q s.qcow2 @empty one d.qcow2
