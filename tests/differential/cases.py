@@ -27,22 +27,24 @@ def parse(description, count):
 
 
 def run_one(test, seed, index, place, paths):
-    """Returns the problem (None: passed) and the commands."""
+    """Returns the problem (None: passed), the commands, and what the test has to say of a case that passed."""
     folder = os.path.join(place, f"case-{index}")
     os.mkdir(folder)
     shell = Shell(folder, paths)
     try:
-        test(shell, random.Random(f"{seed} {index}"))
+        remark = test(shell, random.Random(f"{seed} {index}"))
     except Failure as failure:
-        return str(failure), shell.script()
+        return str(failure), shell.script(), None
     except Exception:  # pylint: disable=broad-except  # whatever it is, the commands should be seen
-        return traceback.format_exc(), shell.script()
+        return traceback.format_exc(), shell.script(), None
     shutil.rmtree(folder)
-    return None, []
+    return None, [], remark
 
 
-def report(name, number, index, problem, script, folder, arguments):
-    print(f"{'not ok' if problem else 'ok'} {number} - {name}: seed {arguments.seed}, case {index}")
+def report(name, number, index, result, folder, arguments):
+    problem, script, remark = result
+    rest = f" ({remark})" if remark else ""
+    print(f"{'not ok' if problem else 'ok'} {number} - {name}: seed {arguments.seed}, case {index}{rest}")
     if problem:
         print("\n".join(f"# {line}" for line in [*problem.splitlines(), *script]))
         print(f"# again: {sys.argv[0]} --seed {arguments.seed} --only {index} --keep")
@@ -69,9 +71,9 @@ def run(name, description, test, count=50):
     with concurrent.futures.ProcessPoolExecutor(arguments.jobs) as pool:
         running = [pool.submit(run_one, test, arguments.seed, index, place, paths) for index in indexes]
         for number, (index, future) in enumerate(zip(indexes, running), 1):
-            problem, script = future.result()
-            report(name, number, index, problem, script, os.path.join(place, f"case-{index}"), arguments)
-            n_failed += bool(problem)
+            result = future.result()
+            report(name, number, index, result, os.path.join(place, f"case-{index}"), arguments)
+            n_failed += bool(result[0])
     print(f"# {len(indexes)} cases in {time.monotonic() - started:.0f} seconds")
     if not os.listdir(place):
         os.rmdir(place)

@@ -33,6 +33,7 @@ class Layer:
     lazy_refcounts: bool = False
     refcount_bits: int = 16
     compresses: bool = True
+    has_compressed: bool = False
 
     @property
     def unit(self):

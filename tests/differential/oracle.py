@@ -17,6 +17,7 @@ import struct
 L1_OFFSET = L2_OFFSET = 0x00fffffffffffe00
 COMPRESSED, COPIED, ZERO = 1 << 62, 1 << 63, 1
 INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2 = 1 << 2, 1 << 4
+AUTOCLEAR_RAW_DATA = 1 << 1
 
 
 def push(runs, start, end, kind, value=0):
@@ -46,6 +47,7 @@ class Tables:
         features = self.unpack(">Q", 72)[0] if self.version > 2 else 0
         self.extended_l2 = bool(features & INCOMPATIBLE_EXTENDED_L2)
         self.data_file = bool(features & INCOMPATIBLE_DATA_FILE)
+        self.raw_data = self.version > 2 and bool(self.unpack(">Q", 88)[0] & AUTOCLEAR_RAW_DATA)
         self.subcluster_size = self.cluster_size // 32 if self.extended_l2 else self.cluster_size
 
     def unpack(self, form, offset):

@@ -51,6 +51,18 @@ class Shell:
                                 capture_output=True, timeout=timeout, check=False)
         return result.returncode, result.stdout.decode(errors="replace")
 
+    def attempt(self, *command, timeout=120):
+        """Exit code and all that was printed, of a command that may refuse; noted like one that must not."""
+        self.note(shlex.join(command))
+        try:
+            result = subprocess.run(command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+                                    capture_output=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise Failure(f"still running after {timeout} seconds: {self.lines[-1]}") from error
+        if result.returncode:
+            self.note(f"# exit {result.returncode}")
+        return result.returncode, (result.stdout + result.stderr).decode(errors="replace")
+
     def copy(self, source, target):
         self.run("cp", "--sparse=always", source, target)
 
