@@ -18,18 +18,22 @@ enum {
 #define TYPE_DIRTY_TRACKING 1
 #define KNOWN_FLAGS (QCOW2_BITMAP_IN_USE | QCOW2_BITMAP_AUTO | QCOW2_BITMAP_EXTRA_DATA_COMPATIBLE)
 
-/* QEMU's limits. */
-#define MAX_NAME_LEN 1023u
-#define MAX_BITMAP_BYTES (UINT64_C(512) << 20)
-#define MIN_GRANULARITY_BITS 9
-#define MAX_GRANULARITY_BITS 31
-
 static void bitmap_entry_clear(void *data)
 {
     Qcow2BitmapEntry *entry = data;
 
     g_free(entry->name);
 }
+
+GArray *qcow2_bitmap_directory_new(void)
+{
+    GArray *entries = g_array_new(FALSE, TRUE, sizeof(Qcow2BitmapEntry));
+
+    g_array_set_clear_func(entries, bitmap_entry_clear);
+    return entries;
+}
+
+/* ---- Decoding ---------------------------------------------------------------------------------- */
 
 static bool check_table(const Qcow2Header *header, const Qcow2BitmapEntry *entry, GError **error)
 {
@@ -41,9 +45,9 @@ static bool check_table(const Qcow2Header *header, const Qcow2BitmapEntry *entry
         return qcow2_corrupt(error, "bitmap table offset 0x%" PRIx64
                              " is 0, not cluster aligned, or too large", entry->table_offset);
     }
-    if (entry->table_entries == 0 || len_bits > MAX_BITMAP_BYTES) {
+    if (entry->table_entries == 0 || len_bits > QCOW2_MAX_BITMAP_BYTES) {
         return qcow2_corrupt(error, "bitmap table has %" PRIu32 " entries, not 1 to %" PRIu64,
-                             entry->table_entries, MAX_BITMAP_BYTES / cluster_size);
+                             entry->table_entries, QCOW2_MAX_BITMAP_BYTES / cluster_size);
     }
 
     /* A bitmap in use may have missed that the disk grew; whole sectors are what QEMU sees of a disk. */
@@ -61,9 +65,10 @@ static bool check_entry(const Qcow2Header *header, const Qcow2BitmapEntry *entry
     if (type != TYPE_DIRTY_TRACKING) {
         return qcow2_corrupt(error, "bitmap type is %u, not %u (dirty tracking)", type, TYPE_DIRTY_TRACKING);
     }
-    if (entry->granularity_bits < MIN_GRANULARITY_BITS || entry->granularity_bits > MAX_GRANULARITY_BITS) {
-        return qcow2_corrupt(error, "granularity_bits is %u, not %u to %u",
-                             entry->granularity_bits, MIN_GRANULARITY_BITS, MAX_GRANULARITY_BITS);
+    if (entry->granularity_bits < QCOW2_MIN_GRANULARITY_BITS
+        || entry->granularity_bits > QCOW2_MAX_GRANULARITY_BITS) {
+        return qcow2_corrupt(error, "granularity_bits is %u, not %u to %u", entry->granularity_bits,
+                             QCOW2_MIN_GRANULARITY_BITS, QCOW2_MAX_GRANULARITY_BITS);
     }
     if (entry->flags & ~KNOWN_FLAGS) {
         return qcow2_corrupt(error, "flags 0x%08" PRIx32 " set reserved bits", entry->flags);
@@ -90,8 +95,9 @@ static bool decode_entry(const Qcow2Header *header, const uint8_t *bytes, size_t
         return qcow2_corrupt(error, "%zu bytes are left of the directory, %" PRIu64 " are needed",
                              len_left, len_entry);
     }
-    if (len_name > MAX_NAME_LEN) {
-        return qcow2_corrupt(error, "name of %" PRIu64 " bytes, the limit is %u", len_name, MAX_NAME_LEN);
+    if (len_name > QCOW2_MAX_BITMAP_NAME) {
+        return qcow2_corrupt(error, "name of %" PRIu64 " bytes, the limit is %u", len_name,
+                             QCOW2_MAX_BITMAP_NAME);
     }
 
     Qcow2BitmapEntry entry = {
@@ -110,10 +116,9 @@ static bool decode_entry(const Qcow2Header *header, const uint8_t *bytes, size_t
 GArray *qcow2_bitmap_directory_decode(const Qcow2Header *header, const uint8_t *bytes, size_t len_bytes,
                                       GError **error)
 {
-    g_autoptr(GArray) entries = g_array_new(FALSE, FALSE, sizeof(Qcow2BitmapEntry));
+    g_autoptr(GArray) entries = qcow2_bitmap_directory_new();
     size_t offset = 0;
 
-    g_array_set_clear_func(entries, bitmap_entry_clear);
     while (offset < len_bytes && entries->len < header->n_bitmaps) {
         size_t entry_offset = offset;
         if (!decode_entry(header, bytes, len_bytes, &offset, entries, error)) {
@@ -129,4 +134,50 @@ GArray *qcow2_bitmap_directory_decode(const Qcow2Header *header, const uint8_t *
         return NULL;
     }
     return g_steal_pointer(&entries);
+}
+
+/* ---- Encoding ---------------------------------------------------------------------------------- */
+
+static void encode_entry(const Qcow2BitmapEntry *entry, GByteArray *bytes)
+{
+    static const uint8_t padding[8];
+    uint8_t fixed[ENTRY_FIXED] = { 0 };
+    size_t len_name = strlen(entry->name), len = ENTRY_FIXED + len_name;
+
+    qcow2_store_be64(fixed + ENTRY_TABLE_OFFSET, entry->table_offset);
+    qcow2_store_be32(fixed + ENTRY_TABLE_ENTRIES, entry->table_entries);
+    qcow2_store_be32(fixed + ENTRY_FLAGS, entry->flags);
+    fixed[ENTRY_TYPE] = TYPE_DIRTY_TRACKING;
+    fixed[ENTRY_GRANULARITY_BITS] = (uint8_t)entry->granularity_bits;
+    qcow2_store_be16(fixed + ENTRY_NAME_LEN, (uint16_t)len_name);
+    g_byte_array_append(bytes, fixed, sizeof(fixed));
+    g_byte_array_append(bytes, (const uint8_t *)entry->name, (guint)len_name);
+    g_byte_array_append(bytes, padding, (guint)(qcow2_align_up(len, 8) - len));
+}
+
+GByteArray *qcow2_bitmap_directory_encode(const GArray *entries, GError **error)
+{
+    g_autoptr(GByteArray) bytes = g_byte_array_new();
+
+    if (entries->len > QCOW2_MAX_BITMAPS) {
+        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "Maximum number of persistent bitmaps is already reached");
+        return NULL;
+    }
+    for (guint i = 0; i < entries->len; i++) {
+        encode_entry(&g_array_index(entries, Qcow2BitmapEntry, i), bytes);
+    }
+    if (bytes->len > QCOW2_MAX_BITMAP_DIRECTORY_BYTES) {
+        qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "Not enough space in the bitmap directory");
+        return NULL;
+    }
+    return g_steal_pointer(&bytes);
+}
+
+void qcow2_bitmaps_ext_encode(uint32_t n_bitmaps, uint64_t directory_offset, uint64_t directory_size,
+                              uint8_t ret[QCOW2_BITMAPS_EXT_LEN])
+{
+    qcow2_store_be32(ret, n_bitmaps);
+    qcow2_store_be32(ret + 4, 0);
+    qcow2_store_be64(ret + 8, directory_size);
+    qcow2_store_be64(ret + 16, directory_offset);
 }

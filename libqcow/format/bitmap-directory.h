@@ -9,6 +9,8 @@
 #define QCOW2_BITMAP_AUTO   BIT(1)
 #define QCOW2_BITMAP_EXTRA_DATA_COMPATIBLE BIT(2)
 
+#define QCOW2_BITMAPS_EXT_LEN 24u
+
 typedef struct Qcow2BitmapEntry {
     char *name;               /* raw bytes, NUL-terminated */
     uint64_t table_offset;
@@ -27,6 +29,25 @@ typedef struct Qcow2BitmapEntry {
  */
 GArray *qcow2_bitmap_directory_decode(const Qcow2Header *header, const uint8_t *bytes, size_t len_bytes,
                                       GError **error);
+
+/** qcow2_bitmap_directory_new: an empty array of Qcow2BitmapEntry that owns the names in it. */
+GArray *qcow2_bitmap_directory_new(void);
+
+/**
+ * qcow2_bitmap_directory_encode: the directory of such an array, without extra data.
+ * Errors: QCOW2_ERROR_UNSUPPORTED when it would be larger than QEMU reads.
+ */
+GByteArray *qcow2_bitmap_directory_encode(const GArray *entries, GError **error);
+
+/** qcow2_bitmaps_ext_encode: the header extension that names a directory. */
+void qcow2_bitmaps_ext_encode(uint32_t n_bitmaps, uint64_t directory_offset, uint64_t directory_size,
+                              uint8_t ret[QCOW2_BITMAPS_EXT_LEN]);
+
+/* QEMU's limits. */
+#define QCOW2_MAX_BITMAP_NAME 1023u
+#define QCOW2_MAX_BITMAP_BYTES (UINT64_C(512) << 20)
+#define QCOW2_MIN_GRANULARITY_BITS 9
+#define QCOW2_MAX_GRANULARITY_BITS 31
 
 /* A bitmap table entry. Bits 9-55 are the offset of a cluster of bits; without one bit 0 is their value. */
 #define QCOW2_BITMAP_TABLE_OFFSET   UINT64_C(0x00fffffffffffe00)

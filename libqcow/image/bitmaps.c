@@ -5,13 +5,18 @@
 
 GArray *qcow2_image_read_bitmaps(Qcow2Image *image, GError **error)
 {
-    const Qcow2Header *header = &image->header;
+    return image->kind == QCOW2_IMAGE_RAW ? qcow2_bitmap_directory_new()
+                                          : qcow2_read_bitmap_directory(image->file, &image->header, error);
+}
+
+GArray *qcow2_read_bitmap_directory(Qcow2Io *file, const Qcow2Header *header, GError **error)
+{
     uint64_t file_size;
 
-    if (image->kind == QCOW2_IMAGE_RAW || !header->has_bitmaps) {
-        return g_array_new(FALSE, TRUE, sizeof(Qcow2BitmapEntry));
+    if (!header->has_bitmaps) {
+        return qcow2_bitmap_directory_new();
     }
-    if (!qcow2_io_get_size(image->file, &file_size, error)) {
+    if (!qcow2_io_get_size(file, &file_size, error)) {
         return NULL;
     }
     if (!qcow2_range_fits(header->bitmap_directory_offset, header->bitmap_directory_size)
@@ -28,8 +33,7 @@ GArray *qcow2_image_read_bitmaps(Qcow2Image *image, GError **error)
         qcow2_fail_memory(error, header->bitmap_directory_size, "the bitmap directory");
         return NULL;
     }
-    if (!qcow2_io_read(image->file, header->bitmap_directory_offset, bytes, header->bitmap_directory_size,
-                       error)) {
+    if (!qcow2_io_read(file, header->bitmap_directory_offset, bytes, header->bitmap_directory_size, error)) {
         g_prefix_error(error, "bitmap directory: ");
         return NULL;
     }

@@ -9,6 +9,9 @@
 /** qcow2_image_read_bitmaps: the directory as an array of Qcow2BitmapEntry; empty when there is none. */
 GArray *qcow2_image_read_bitmaps(Qcow2Image *image, GError **error);
 
+/** qcow2_read_bitmap_directory: the same of another header, such as one that is not in force yet. */
+GArray *qcow2_read_bitmap_directory(Qcow2Io *file, const Qcow2Header *header, GError **error);
+
 /** qcow2_image_count_bitmap: guest bytes under set bits, cut at the virtual size. */
 bool qcow2_image_count_bitmap(Qcow2Image *image, const Qcow2BitmapEntry *entry, uint64_t *ret_bytes,
                               GError **error);

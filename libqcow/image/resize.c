@@ -2,6 +2,7 @@
 #include "image/resize.h"
 
 #include "format/l2.h"
+#include "image/bitmap-write.h"
 #include "image/editor.h"
 #include "image/reserve.h"
 #include "util/error.h"
@@ -42,11 +43,6 @@ bool qcow2_image_check_resize(const Qcow2Image *image, const Qcow2Resize *resize
     /* Snapshots of version 2 need not say how large they are. */
     if (header->layout.version < 3 && header->n_snapshots > 0) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "Can't resize a v2 image which has snapshots");
-    }
-    if (header->n_bitmaps > 0) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                          "the image has %" PRIu32 " dirty bitmaps, which cannot be resized yet; remove"
-                          " them first", header->n_bitmaps);
     }
     return check_l1(&header->layout, resize->size, error) && check_encrypted(image, resize, error);
 }
@@ -223,6 +219,7 @@ static bool resize_in_batch(Qcow2Image *image, const Qcow2Resize *resize, Qcow2B
     Qcow2Header *header = qcow2_batch_header(batch);
     Qcow2View view = qcow2_image_active_view(image);
     g_autoptr(Qcow2Editor) editor = qcow2_editor_new(batch, image, &view, resize->size, error);
+    g_autoptr(GArray) no_ranges = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     Growth growth = {
         .image = image,
         .layout = layout,
@@ -239,13 +236,16 @@ static bool resize_in_batch(Qcow2Image *image, const Qcow2Resize *resize, Qcow2B
     }
     header->size = resize->size;
     return qcow2_editor_finish(editor, &header->l1_offset, &header->l1_entries, error)
+        && qcow2_batch_mark_bitmaps(batch, image, no_ranges, error)
         && qcow2_batch_commit(batch, error);
 }
 
 bool qcow2_image_resize(Qcow2Image *image, const Qcow2Resize *resize, Qcow2Progress *progress,
                         GError **error)
 {
-    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
+    /* The data file grows before the batch ends: bitmaps are looked at before. */
+    bool possible = qcow2_image_check_bitmaps(image, error);
+    g_autoptr(Qcow2Batch) batch = possible ? qcow2_batch_begin(image, error) : NULL;
 
     return batch && resize_in_batch(image, resize, batch, progress, error);
 }
