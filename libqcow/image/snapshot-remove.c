@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "format/l2.h"
+#include "image/bitmap-write.h"
 #include "image/snapshot-edit.h"
 #include "image/snapshot-write.h"
 #include "image/tables.h"
@@ -186,20 +187,11 @@ static bool adopt_tables(Clearing *clearing, const Qcow2View *view, GError **err
     return true;
 }
 
-/* Applying changes what the guest reads, and a bitmap that does not say so is wrong. */
-static bool refuse_bitmaps(const Qcow2Image *image, GError **error)
-{
-    return image->header.n_bitmaps == 0
-           || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                         "the image has %" PRIu32 " dirty bitmaps, which would not record the"
-                         " change; remove them first",
-                         image->header.n_bitmaps);
-}
-
-bool qcow2_image_apply_snapshot(Qcow2Image *image, guint index, GError **error)
+bool qcow2_image_apply_snapshot(Qcow2Image *image, guint index, const GArray *changes, GError **error)
 {
     Qcow2View view, active = qcow2_image_active_view(image);
-    bool possible = refuse_bitmaps(image, error) && view_of(image, index, &view, error);
+    /* Flags of the snapshot's tables are changed before the batch ends: bitmaps are looked at before. */
+    bool possible = qcow2_image_check_bitmaps(image, error) && view_of(image, index, &view, error);
     g_autoptr(Qcow2Batch) batch = possible ? qcow2_batch_begin(image, error) : NULL;
     Clearing clearing = { .image = image, .batch = batch };
 
@@ -209,5 +201,6 @@ bool qcow2_image_apply_snapshot(Qcow2Image *image, guint index, GError **error)
         && qcow2_batch_add(batch, active.l1_offset, active.l1_entries * 8, -1, error)
         && qcow2_batch_add_view(batch, image, &view, 1, error)
         && adopt_tables(&clearing, &view, error)
+        && qcow2_batch_mark_bitmaps(batch, image, changes, error)
         && qcow2_batch_commit(batch, error);
 }

@@ -12,9 +12,11 @@
 #include <unistd.h>
 
 #include "format/delta-ext.h"
+#include "image/bitmap-write.h"
 #include "image/snapshot-write.h"
 #include "move/in-place.h"
 #include "move/spool.h"
+#include "ops/changes.h"
 #include "util/error.h"
 #include "util/progress.h"
 
@@ -235,20 +237,14 @@ static bool refuse_done(const Import *import, GError **error)
 
 static bool check_image(const Import *import, GError **error)
 {
-    const Qcow2Image *image = import->image;
+    Qcow2Image *image = import->image;
 
     if (image->kind != QCOW2_IMAGE_QCOW2) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                           "a delta is imported into a qcow2 image; qcow-export-delta -O raw"
                           " changes raw files");
     }
-    if (image->header.n_bitmaps > 0) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                          "the image has %" PRIu32 " dirty bitmaps, which would not record the"
-                          " change; remove them first",
-                          image->header.n_bitmaps);
-    }
-    return qcow2_image_check_readable(image, error);
+    return qcow2_image_check_readable(image, error) && qcow2_image_check_bitmaps(image, error);
 }
 
 /* ---- The work ---------------------------------------------------------------------------------- */
@@ -267,6 +263,16 @@ static bool add_snapshot(Import *import, Qcow2Batch *batch, GError **error)
     };
 
     return !import->options->name || qcow2_batch_add_snapshot(batch, import->image, &info, error);
+}
+
+static bool mark_bitmaps(Import *import, Qcow2Batch *batch, Qcow2Choice *choice, GError **error)
+{
+    g_autoptr(GArray) changes = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    uint64_t unit;
+
+    return qcow2_image_bitmap_unit(import->image, &unit, error)
+        && (unit == 0 || qcow2_list_choice(choice, unit, changes, error))
+        && qcow2_batch_mark_bitmaps(batch, import->image, changes, error);
 }
 
 static bool apply(Import *import, GError **error)
@@ -290,7 +296,8 @@ static bool apply(Import *import, GError **error)
     return batch
            && qcow2_in_place_apply(batch, import->image, to, choice, &options, &import->result,
                                    import->progress, error)
-           && add_snapshot(import, batch, error) && qcow2_batch_commit(batch, error);
+           && add_snapshot(import, batch, error) && mark_bitmaps(import, batch, choice, error)
+           && qcow2_batch_commit(batch, error);
 }
 
 /* QEMU neither resizes a version 2 image that has snapshots nor applies one of another size there. */

@@ -2,8 +2,9 @@
 /* Internal snapshots: taken, applied, deleted, renamed. image/batch.h says what a crash leaves. */
 #include <string.h>
 
+#include "image/bitmap-write.h"
 #include "image/snapshot-edit.h"
-#include "state/state.h"
+#include "ops/changes.h"
 #include "util/error.h"
 
 static bool fail_named(const Qcow2Chain *chain, GError **error)
@@ -48,12 +49,33 @@ bool qcow2_snapshot_create(Qcow2Chain *chain, const char *name, GError **error)
     return ok || fail_named(chain, error);
 }
 
+/* A bitmap that does not know of the change would be wrong; without one there is nothing to find. */
+static bool find_changes(Qcow2Chain *chain, guint index, GArray *ret, GError **error)
+{
+    Qcow2Image *image = qcow2_chain_image(chain, 0);
+    uint64_t unit;
+
+    if (!qcow2_image_bitmap_unit(image, &unit, error)) {
+        return false;
+    }
+    if (unit == 0) {
+        return true;
+    }
+    const char *id = g_array_index(image->snapshots, Qcow2SnapshotEntry, index).id;
+    g_autofree char *word = g_strconcat("id:", id, NULL);
+    g_autoptr(Qcow2State) active = qcow2_state_open(chain, "@active", error);
+    g_autoptr(Qcow2State) snapshot = active ? qcow2_state_open(chain, word, error) : NULL;
+    return snapshot && qcow2_find_changes(active, snapshot, unit, ret, NULL, error);
+}
+
 bool qcow2_snapshot_apply(Qcow2Chain *chain, const char *state, GError **error)
 {
     Qcow2Image *image = qcow2_chain_image(chain, 0);
+    g_autoptr(GArray) changes = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     guint index;
     bool ok = check_format(image, error) && qcow2_find_snapshot(image, state, &index, error)
-           && qcow2_image_apply_snapshot(image, index, error);
+           && find_changes(chain, index, changes, error)
+           && qcow2_image_apply_snapshot(image, index, changes, error);
 
     return ok || fail_named(chain, error);
 }
