@@ -127,6 +127,8 @@ typedef struct Qcow2OpenOptions {
     const char *format;      /* "qcow2", "raw", or NULL to probe */
     bool writable;           /* the image itself is opened for writing; those below it never are */
     bool exclusive;          /* with writable: also readers with force_share are kept out */
+    bool dry_run;            /* with writable: no file is changed; see qcow2_chain_get_dry_run() */
+    bool repair;             /* with exclusive: also opens what only qcow2_repair() can do something with */
     bool force_share;        /* read although a VM holds the image's locks */
     bool untrusted;          /* follow no name found inside an image */
     bool image_opts;         /* the name is "driver=…,file.filename=…" */
@@ -574,3 +576,24 @@ bool qcow2_check(Qcow2Chain *chain, Qcow2CheckFunc func, void *data, Qcow2CheckR
 G_END_DECLS
 
 #endif
+    uint64_t corruptions_fixed, leaks_fixed;   /* by a repair; those above are what is left */
+typedef enum {
+    QCOW2_REPAIR_NOTHING,
+    QCOW2_REPAIR_LEAKS,      /* clusters that nothing refers to any more become free */
+    QCOW2_REPAIR_ALL,        /* and all that can be put right without a guess about data */
+} Qcow2Repair;
+
+/**
+ * qcow2_repair:
+ * @chain: opened with the option of the same name
+ * @ret_result: what was put right, and what is left
+ *
+ * All or nothing, also across a crash. A consistent image is not written to. What a guest reads, now and in
+ * each snapshot, stays as it is; what cannot be known is reported and left alone.
+ *
+ * Errors: QCOW2_ERROR_UNSUPPORTED for a raw image; QCOW2_ERROR_CORRUPT when QCOW2_REPAIR_LEAKS cannot be done
+ * since the refcounts have to be made anew; what reading and writing report. The image is as it was then.
+ */
+bool qcow2_repair(Qcow2Chain *chain, Qcow2Repair what, Qcow2CheckFunc func, void *data,
+                  Qcow2CheckResult *ret_result, Qcow2Progress *progress, GError **error);
+

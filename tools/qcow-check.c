@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* qcow-check: is the metadata of an image consistent? As qemu-img check, without repair. */
+/* qcow-check: is the metadata of an image consistent, and can it be made so? As qemu-img check. */
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -8,20 +8,25 @@
 
 enum { EXIT_CONSISTENT = 0, EXIT_NOT_CHECKED = 1, EXIT_CORRUPT = 2, EXIT_LEAKS = 3, EXIT_NO_CHECKER = 63 };
 
+static char *repair_text;
+
 static const GOptionEntry entries[] = {
+    { "repair", 'r', 0, G_OPTION_ARG_STRING, &repair_text,
+      "Repair: 'leaks' frees clusters that nothing refers to, 'all' also puts right what is corrupt",
+      "leaks|all" },
     { NULL },
 };
 
 static const ToolCommand command = {
     .name = "qcow-check",
-    .synopses = (const char *const[]) { "[OPTION...] IMAGE", NULL },
+    .synopses = (const char *const[]) { "[OPTION...] [-r leaks|all] IMAGE", NULL },
     .arguments = (const char *const[]) { "IMAGE", NULL },
     .min_arguments = 1,
     .max_arguments = 1,
     .arguments_error = "Expecting one image file name",
     .description =
         "Compares the reference counts, tables, snapshots and bitmaps of an image with each other. Every "
-        "contradiction is one line on standard error; a summary follows. Changes nothing.",
+        "contradiction is one line on standard error; a summary follows. Changes nothing without -r.",
     .notes = (const char *const[]) {
         "The output is that of qemu-img check, in both forms. A leaked cluster wastes space and harms "
         "nothing; everything else that is found is corruption.",
@@ -29,6 +34,22 @@ static const ToolCommand command = {
         "bits that QEMU does not look at, bitmap tables and L1 tables of snapshots. JSON has their number "
         "under \"qcow\", \"additional-corruptions\"; it is contained in \"corruptions\". What several "
         "tables share and is wrong is counted for each of them, and said once.",
+        "A repair is all or nothing, also across a crash: whatever changes is written past the end of the "
+        "file, and one sector of the header switches to it, once a check of the result has shown that it is "
+        "better. What a guest reads stays as it is, in the snapshots too. A consistent image is not written "
+        "to. Readers with -U are kept out meanwhile.",
+        "-r leaks lowers refcounts that are too high, and nothing else. -r all makes refcounts, refcount "
+        "blocks and the refcount table agree with the references that are there, whatever was wrong with "
+        "them; corrects COPIED flags; clears reserved bits in L1 and L2 entries; gives tables that share a "
+        "cluster with something else one of their own; makes plain zero clusters of preallocated ones at "
+        "impossible places; completes or cuts extra data in the snapshot table; and clears the dirty and "
+        "the corrupt bit when nothing is left.",
+        "What only a guess could repair is reported, and the exit code stays 2: data clusters that are not "
+        "aligned or lie past the end of the file, subclusters both allocated and zero, L1 tables of "
+        "snapshots at impossible places, bitmaps whose tables are wrong, more references to a cluster than "
+        "a refcount can hold. Where entries point past the end of the file to where the repair would have to "
+        "write, nothing is repaired: copy what can be read with qcow-copy. Snapshots are never deleted, "
+        "unless the table has more than QEMU reads (-r all), nor are bitmaps.",
         "With -U, beside a running VM, the metadata changes while it is read: nothing counts as corruption "
         "that two passes do not show alike.",
         NULL,
@@ -36,16 +57,18 @@ static const ToolCommand command = {
     .entries = entries,
     .shared = TOOL_LOOKS | TOOL_SOURCE_CACHE | TOOL_THREADS | TOOL_PROGRESS,
     .exit_codes = (const ToolText[]) {
-        { "0", "The image is consistent." },
-        { "1", "The image could not be checked, or wrong usage." },
-        { "2", "The image is corrupt." },
+        { "0", "The image is consistent, perhaps after the repair." },
+        { "1", "The image could not be checked or repaired, and is as it was; or wrong usage." },
+        { "2", "The image is corrupt, still so with -r." },
         { "3", "The image has leaked clusters, and is consistent otherwise." },
         { "63", "The format of the image has nothing to check." },
+        { "130, 143", "Interrupted by SIGINT or SIGTERM; the image is as it was, or repaired." },
         { NULL },
     },
     .examples = (const ToolText[]) {
         { "qcow-check disk.qcow2", "check an image" },
         { "qcow-check -p --output=json disk.qcow2", "check a large image, for a script" },
+        { "qcow-check -r all disk.qcow2", "repair an image" },
         { NULL },
     },
     .usage_status = EXIT_NOT_CHECKED,
@@ -107,6 +130,8 @@ static bool print_json(const Tool *tool, const Qcow2CheckResult *result)
     GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
 
     add_unless_zero(&object, "image-end-offset", result->image_end_offset);
+    add_unless_zero(&object, "corruptions-fixed", result->corruptions_fixed);
+    add_unless_zero(&object, "leaks-fixed", result->leaks_fixed);
     add_unless_zero(&object, "compressed-clusters", result->compressed_clusters);
     add_unless_zero(&object, "total-clusters", result->total_clusters);
     tool_json_add_uint(&object, "check-errors", result->check_errors);
@@ -133,9 +158,11 @@ static int exit_status(const Tool *tool, const Qcow2CheckResult *result)
     return result->corruptions ? EXIT_CORRUPT : result->leaks ? EXIT_LEAKS : EXIT_CONSISTENT;
 }
 
-static int fail(const Tool *tool, ToolProgress *progress, const GError *error)
+static int fail(const Tool *tool, ToolProgress *progress, const GError *error, bool repaired)
 {
-    int interrupted = tool_progress_interrupted(progress, tool, error, "nothing was changed; check again");
+    int interrupted = tool_progress_interrupted(progress, tool, error,
+                                                repaired ? "the image is repaired; check again"
+                                                         : "nothing was changed; the same command starts again");
 
     if (interrupted) {
         return interrupted;
@@ -147,14 +174,53 @@ static int fail(const Tool *tool, ToolProgress *progress, const GError *error)
     return tool_fail(tool, tool->arguments[0], error);
 }
 
-static int check(const Tool *tool, Qcow2Chain *chain)
+static void print_repaired(const Tool *tool, ToolProgress *progress, const Qcow2CheckResult *result)
+{
+    tool_progress_end(progress);
+    if (!tool->quiet && !tool->json) {
+        printf("The following inconsistencies were found and repaired:\n\n"
+               "    %" PRIu64 " leaked clusters\n"
+               "    %" PRIu64 " corruptions\n\n"
+               "Double checking the fixed image now...\n",
+               result->leaks_fixed, result->corruptions_fixed);
+        fflush(stdout);
+    }
+}
+
+/* What was repaired is looked at again, as it is on disk now. */
+static bool look(const Tool *tool, Qcow2Chain *chain, Qcow2Repair repair, ToolProgress *progress,
+                 Qcow2CheckResult *result, bool *repaired, GError **error)
+{
+    Qcow2Progress *meter = tool_progress_get(progress);
+
+    *repaired = false;
+    if (repair == QCOW2_REPAIR_NOTHING) {
+        return qcow2_check(chain, print_finding, progress, result, meter, error);
+    }
+    if (!qcow2_repair(chain, repair, print_finding, progress, result, meter, error)) {
+        return false;
+    }
+    const Qcow2CheckResult fixed = *result;
+    *repaired = fixed.corruptions_fixed > 0 || fixed.leaks_fixed > 0;
+    if (!*repaired) {
+        return true;
+    }
+    print_repaired(tool, progress, result);
+    bool ok = qcow2_check(chain, print_finding, progress, result, meter, error);
+    result->corruptions_fixed = fixed.corruptions_fixed;
+    result->leaks_fixed = fixed.leaks_fixed;
+    return ok;
+}
+
+static int check(const Tool *tool, Qcow2Chain *chain, Qcow2Repair repair)
 {
     g_autoptr(ToolProgress) progress = tool_progress_start(tool, tool->json);
     g_autoptr(GError) error = NULL;
     Qcow2CheckResult result;
+    bool repaired;
 
-    if (!qcow2_check(chain, print_finding, progress, &result, tool_progress_get(progress), &error)) {
-        return fail(tool, progress, error);
+    if (!look(tool, chain, repair, progress, &result, &repaired, &error)) {
+        return fail(tool, progress, error, repaired);
     }
 
     tool_progress_end(progress);
@@ -168,12 +234,29 @@ static int check(const Tool *tool, Qcow2Chain *chain)
     return tool_finish(tool, exit_status(tool, &result));
 }
 
+static Qcow2Repair parse_repair(const Tool *tool)
+{
+    if (!repair_text) {
+        return QCOW2_REPAIR_NOTHING;
+    }
+    if (g_strcmp0(repair_text, "leaks") == 0) {
+        return QCOW2_REPAIR_LEAKS;
+    }
+    if (g_strcmp0(repair_text, "all") != 0) {
+        tool_usage(tool, "Unknown option value for -r (expecting 'leaks' or 'all'): %s", repair_text);
+    }
+    return QCOW2_REPAIR_ALL;
+}
+
 int main(int argc, char **argv)
 {
     g_auto(Tool) tool = { 0 };
     g_autoptr(GError) error = NULL;
 
     tool_start(&tool, &command, argc, argv);
-    g_autoptr(Qcow2Chain) chain = tool_open(&tool, tool.arguments[0], tool.format, &error);
-    return chain ? check(&tool, chain) : tool_fail(&tool, tool.arguments[0], error);
+    Qcow2Repair repair = parse_repair(&tool);
+    g_autoptr(Qcow2Chain) chain = repair == QCOW2_REPAIR_NOTHING
+                                ? tool_open(&tool, tool.arguments[0], tool.format, &error)
+                                : tool_open_repairable(&tool, tool.arguments[0], tool.format, &error);
+    return chain ? check(&tool, chain, repair) : tool_fail(&tool, tool.arguments[0], error);
 }

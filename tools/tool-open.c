@@ -9,7 +9,7 @@ static void warn(const char *message, void *data)
     tool_warn(data, message);
 }
 
-typedef enum { READABLE, WRITABLE, EXCLUSIVE } Access;
+typedef enum { READABLE, WRITABLE, EXCLUSIVE, REPAIRABLE } Access;
 
 static Qcow2Chain *open_chain(const Tool *tool, const char *image, const char *format, Access access,
                               GError **error)
@@ -17,11 +17,13 @@ static Qcow2Chain *open_chain(const Tool *tool, const char *image, const char *f
     const Qcow2OpenOptions options = {
         .format = format,
         .writable = access != READABLE,
-        .exclusive = access == EXCLUSIVE,
+        .exclusive = access == EXCLUSIVE || access == REPAIRABLE,
+        .repair = access == REPAIRABLE,
+        .dry_run = access != READABLE && tool->dry_run,
         .force_share = tool->force_share,
         .untrusted = tool->untrusted,
         .image_opts = tool->image_opts,
-        .cache = access == READABLE ? tool->source_cache : tool->target_cache,
+        .cache = access == READABLE || access == REPAIRABLE ? tool->source_cache : tool->target_cache,
         .n_threads = tool->n_threads,
         .warn = warn,
         .warn_data = (void *)tool,
@@ -49,6 +51,16 @@ static Qcow2Chain *open_to_write(const Tool *tool, const char *image, const char
 Qcow2Chain *tool_open_writable(const Tool *tool, const char *image, const char *format, GError **error)
 {
     return open_to_write(tool, image, format, WRITABLE, error);
+}
+
+Qcow2Chain *tool_open_repairable(const Tool *tool, const char *image, const char *format, GError **error)
+{
+    if (tool->force_share) {
+        g_set_error(error, QCOW2_ERROR, QCOW2_ERROR_INVALID,
+                    "force-share=on can only be used with read-only images");
+        return NULL;
+    }
+    return open_chain(tool, image, format, REPAIRABLE, error);
 }
 
 Qcow2Chain *tool_open_exclusive(const Tool *tool, const char *image, const char *format, GError **error)

@@ -58,6 +58,12 @@ Qcow2Chain *tool_open_writable(const Tool *tool, const char *image, const char *
 Qcow2Chain *tool_open_exclusive(const Tool *tool, const char *image, const char *format, GError **error);
 
 /**
+ * tool_open_repairable: the same for qcow2_repair(), with the cache mode of -T, as in qemu-img check.
+ * Errors: QCOW2_ERROR_INVALID with -U.
+ */
+Qcow2Chain *tool_open_repairable(const Tool *tool, const char *image, const char *format, GError **error);
+
+/**
  * tool_snapshot_name:
  * @text: of -l: "snapshot.id=ID", "snapshot.name=NAME" as qemu-img takes them, or a state
  *

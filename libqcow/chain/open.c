@@ -106,9 +106,13 @@ static bool open_image(Qcow2Layer *layer, Qcow2Io *io, const Qcow2OpenOptions *o
     if (!lock_image(io, options, error) || !qcow2_io_identify(io, &layer->identity, error)) {
         return false;
     }
-    layer->image = is_qcow2
-                       ? qcow2_image_open(io, error)
-                       : qcow2_image_open_raw(io, layer->place->raw_offset, layer->place->raw_size, error);
+    if (strcmp(format, "qcow2") != 0) {
+        layer->image = qcow2_image_open_raw(io, layer->place->raw_offset, layer->place->raw_size, error);
+    } else if (options->repair && io->writable) {
+        layer->image = qcow2_image_open_for_repair(io, error);
+    } else {
+        layer->image = qcow2_image_open(io, error);
+    }
     if (layer->image) {
         layer->image->n_threads = options->n_threads;
     }

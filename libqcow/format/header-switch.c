@@ -152,3 +152,20 @@ bool qcow2_header_switch(const uint8_t *old, Qcow2Header *header, uint8_t *ret, 
         cut_feature_names(header, --n_names);
     }
 }
+
+void qcow2_header_patch_roots(const Qcow2Header *header, uint8_t sector[QCOW2_HEADER_SECTOR])
+{
+    qcow2_store_be64(sector + FIELD_SIZE, header->size);
+    qcow2_store_be32(sector + FIELD_L1_ENTRIES, header->l1_entries);
+    qcow2_store_be64(sector + FIELD_L1_OFFSET, header->l1_offset);
+    qcow2_store_be64(sector + FIELD_REFTABLE_OFFSET, header->reftable_offset);
+    qcow2_store_be32(sector + FIELD_REFTABLE_CLUSTERS, header->reftable_clusters);
+    qcow2_store_be32(sector + FIELD_N_SNAPSHOTS, header->n_snapshots);
+    qcow2_store_be64(sector + FIELD_SNAPSHOTS_OFFSET, header->snapshots_offset);
+    if (header->layout.version >= 3) {
+        qcow2_store_be64(sector + FIELD_INCOMPATIBLE, header->incompatible);
+        qcow2_store_be64(sector + FIELD_COMPATIBLE, header->compatible);
+        qcow2_store_be64(sector + FIELD_AUTOCLEAR, header->autoclear);
+        qcow2_store_be32(sector + FIELD_REFCOUNT_ORDER, header->layout.refcount_order);
+    }
+}

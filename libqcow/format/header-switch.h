@@ -23,4 +23,10 @@
 bool qcow2_header_switch(const uint8_t *old, Qcow2Header *header, uint8_t *ret, size_t len_bytes,
                          GError **error);
 
+/**
+ * qcow2_header_patch_roots: stores the fields that are roots, all of them in the first sector; everything
+ * else there stays as it is.
+ */
+void qcow2_header_patch_roots(const Qcow2Header *header, uint8_t sector[QCOW2_HEADER_SECTOR]);
+
 #endif

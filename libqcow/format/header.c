@@ -199,19 +199,27 @@ static bool check_table(const Qcow2Header *header, const TableClaim *claim, GErr
     return true;
 }
 
-static bool check_tables(const Qcow2Header *header, GError **error)
+static bool check_reftable(const Qcow2Header *header, GError **error)
 {
-    const TableClaim claims[] = {
-        { "refcount table", header->reftable_offset, header->reftable_clusters,
-          header->layout.cluster_size, QCOW2_MAX_REFTABLE_BYTES },
-        { "snapshot table", header->snapshots_offset, header->n_snapshots,
-          SNAPSHOT_ENTRY_MIN, SNAPSHOT_ENTRY_MIN * QCOW2_MAX_SNAPSHOTS },
-        { "L1 table", header->l1_offset, header->l1_entries, TABLE_ENTRY_LEN, QCOW2_MAX_L1_BYTES },
+    const TableClaim claim = {
+        "refcount table", header->reftable_offset, header->reftable_clusters, header->layout.cluster_size,
+        QCOW2_MAX_REFTABLE_BYTES,
     };
 
     if (header->reftable_clusters == 0) {
         return qcow2_corrupt(error, "header: refcount_table_clusters is 0");
     }
+    return check_table(header, &claim, error);
+}
+
+static bool check_tables(const Qcow2Header *header, GError **error)
+{
+    const TableClaim claims[] = {
+        { "snapshot table", header->snapshots_offset, header->n_snapshots,
+          SNAPSHOT_ENTRY_MIN, SNAPSHOT_ENTRY_MIN * QCOW2_MAX_SNAPSHOTS },
+        { "L1 table", header->l1_offset, header->l1_entries, TABLE_ENTRY_LEN, QCOW2_MAX_L1_BYTES },
+    };
+
     for (size_t i = 0; i < G_N_ELEMENTS(claims); i++) {
         if (!check_table(header, &claims[i], error)) {
             return false;
@@ -251,12 +259,28 @@ static bool decode_backing_name(const uint8_t *cluster, Qcow2Header *header, GEr
     return true;
 }
 
-static bool decode_cluster(const uint8_t *cluster, Qcow2Header *header, GError **error)
+/* What a repair makes anew counts as not there; the snapshots that no reader would look at are given up. */
+static void overlook_what_is_repaired(Qcow2Header *header)
+{
+    if (!check_reftable(header, NULL)) {
+        header->reftable_offset = 0;
+        header->reftable_clusters = 0;
+    }
+    header->n_snapshots = MIN(header->n_snapshots, QCOW2_MAX_SNAPSHOTS);
+}
+
+static bool decode_cluster(const uint8_t *cluster, Qcow2Header *header, bool repair, GError **error)
 {
     if (!decode_fields(cluster, header, error)
         || !check_lengths(header, error)
         || !decode_compression(cluster, header, error)
-        || !check_features(cluster, header, error)
+        || !check_features(cluster, header, error)) {
+        return false;
+    }
+    if (repair) {
+        overlook_what_is_repaired(header);
+    }
+    if ((!repair && !check_reftable(header, error))
         || !check_tables(header, error)
         || !qcow2_header_decode_extensions(header, cluster, header->header_length, extensions_end(header),
                                            error)
@@ -273,7 +297,7 @@ static bool decode_cluster(const uint8_t *cluster, Qcow2Header *header, GError *
     return true;
 }
 
-bool qcow2_header_decode(const uint8_t *bytes, size_t len_bytes, Qcow2Header *ret, GError **error)
+static bool decode(const uint8_t *bytes, size_t len_bytes, bool repair, Qcow2Header *ret, GError **error)
 {
     g_autofree uint8_t *padded = NULL;
     uint64_t cluster_size;
@@ -293,9 +317,19 @@ bool qcow2_header_decode(const uint8_t *bytes, size_t len_bytes, Qcow2Header *re
         bytes = padded;
     }
 
-    if (!decode_cluster(bytes, ret, error)) {
+    if (!decode_cluster(bytes, ret, repair, error)) {
         qcow2_header_clear(ret);
         return false;
     }
     return true;
+}
+
+bool qcow2_header_decode(const uint8_t *bytes, size_t len_bytes, Qcow2Header *ret, GError **error)
+{
+    return decode(bytes, len_bytes, false, ret, error);
+}
+
+bool qcow2_header_decode_for_repair(const uint8_t *bytes, size_t len_bytes, Qcow2Header *ret, GError **error)
+{
+    return decode(bytes, len_bytes, true, ret, error);
 }

@@ -88,6 +88,12 @@ typedef struct Qcow2Header {
  * of the feature name table); QCOW2_ERROR_CORRUPT for a value outside the specification or QEMU's limits.
  */
 bool qcow2_header_decode(const uint8_t *bytes, size_t len_bytes, Qcow2Header *ret, GError **error);
+
+/**
+ * qcow2_header_decode_for_repair: the same, but a refcount table that cannot be is not there (its length is
+ * 0), and of too many snapshots the last ones are not there.
+ */
+bool qcow2_header_decode_for_repair(const uint8_t *bytes, size_t len_bytes, Qcow2Header *ret, GError **error);
 void qcow2_header_clear(Qcow2Header *header);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2Header, qcow2_header_clear)
 

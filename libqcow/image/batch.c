@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "image/batch.h"
 
-#include "format/header-fields.h"
 #include "format/header-switch.h"
 #include "image/free-space.h"
+#include "io/trial.h"
 #include "util/error.h"
 
 #define SECTOR     QCOW2_HEADER_SECTOR
@@ -233,24 +233,6 @@ static bool settle_counts(Qcow2Batch *batch, GError **error)
     return true;
 }
 
-/* The fields that are roots, all in the first sector; everything else in it stays as it is. */
-static void patch_sector(const Qcow2Header *header, uint8_t sector[SECTOR])
-{
-    qcow2_store_be64(sector + FIELD_SIZE, header->size);
-    qcow2_store_be32(sector + FIELD_L1_ENTRIES, header->l1_entries);
-    qcow2_store_be64(sector + FIELD_L1_OFFSET, header->l1_offset);
-    qcow2_store_be64(sector + FIELD_REFTABLE_OFFSET, header->reftable_offset);
-    qcow2_store_be32(sector + FIELD_REFTABLE_CLUSTERS, header->reftable_clusters);
-    qcow2_store_be32(sector + FIELD_N_SNAPSHOTS, header->n_snapshots);
-    qcow2_store_be64(sector + FIELD_SNAPSHOTS_OFFSET, header->snapshots_offset);
-    if (header->layout.version >= 3) {
-        qcow2_store_be64(sector + FIELD_INCOMPATIBLE, header->incompatible);
-        qcow2_store_be64(sector + FIELD_COMPATIBLE, header->compatible);
-        qcow2_store_be64(sector + FIELD_AUTOCLEAR, header->autoclear);
-        qcow2_store_be32(sector + FIELD_REFCOUNT_ORDER, header->layout.refcount_order);
-    }
-}
-
 /* The bytes past the first sector that differ, in one write; the old header does not use them. */
 static bool write_past_sector(Qcow2Batch *batch, const uint8_t *old, size_t len, GError **error)
 {
@@ -300,7 +282,7 @@ static bool prepare_header(Qcow2Batch *batch, GError **error)
     if (batch->relaid) {
         return lay_header_out(batch, old, len, error);
     }
-    patch_sector(&batch->header, old);
+    qcow2_header_patch_roots(&batch->header, old);
     batch->cluster = g_steal_pointer(&old);
     return true;
 }
@@ -349,6 +331,8 @@ static bool publish(Qcow2Batch *batch, GError **error)
 
     /* Also after a failure it may be on disk: neither state may be cut off. */
     batch->committed = true;
+    qcow2_trial_note_freed(image->file, qcow2_counts_cache_n_freed(batch->counts)
+                                            << batch->header.layout.cluster_bits);
     if (!written) {
         g_prefix_error(error, "header: ");
         return false;

@@ -15,6 +15,7 @@ typedef struct Comparison {
     Qcow2CheckPass *pass;
     uint8_t *verdicts;    /* ChunkVerdict */
     uint64_t highest;     /* last cluster in use, as far as known */
+    bool again;           /* now saying what is repaired; everything was reported and counted before */
 } Comparison;
 
 static uint64_t first_of_chunk(const Qcow2CheckPass *pass, size_t index)
@@ -95,16 +96,37 @@ static uint64_t report_overflow(Qcow2CheckPass *pass, uint64_t cluster)
     return MIN(n_references, max);
 }
 
+/* As qemu-img does, which compares once to find out whether it can repair and once to do it. */
+static void say_again(Qcow2CheckPass *pass, uint64_t cluster, uint64_t refcount, uint64_t n_references)
+{
+    bool repairs = refcount > n_references || qcow2_check_repairs(pass);
+
+    qcow2_check_found(pass, QCOW2_FINDING_EXPLANATION, 0,
+                      "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+                      repairs ? "Repairing" : "ERROR", cluster, refcount, n_references);
+}
+
 static void compare_cluster(Comparison *comparison, uint64_t cluster, uint64_t refcount)
 {
-    uint64_t n_references = report_overflow(comparison->pass, cluster);
+    Qcow2CheckPass *pass = comparison->pass;
+
+    if (comparison->again) {
+        uint64_t n_references = qcow2_counts_get(pass->counts, cluster);
+        n_references = MIN(n_references, qcow2_refcount_max(pass->layout));
+        if (refcount != n_references) {
+            say_again(pass, cluster, refcount, n_references);
+        }
+        return;
+    }
+    uint64_t n_references = report_overflow(pass, cluster);
 
     if (refcount > 0 || n_references > 0) {
         comparison->highest = cluster;
     }
     if (refcount != n_references) {
         bool leaked = refcount > n_references;
-        qcow2_check_found(comparison->pass, leaked ? QCOW2_FINDING_LEAK : QCOW2_FINDING_CORRUPTION, 1,
+        pass->needs_rebuild |= refcount == 0;
+        qcow2_check_found(pass, leaked ? QCOW2_FINDING_LEAK : QCOW2_FINDING_CORRUPTION, 1,
                           "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
                           leaked ? "Leaked" : "ERROR", cluster, refcount, n_references);
     }
@@ -181,6 +203,10 @@ bool qcow2_check_compare(Qcow2CheckPass *pass, GError **error)
     qcow2_progress_expect(pass->progress, n_chunks * qcow2_check_chunk_len(pass));
     if (!qcow2_parallel_for(pass->n_threads, n_chunks, judge_chunk, &comparison, error)
         || !report_chunks(&comparison, n_chunks, error)) {
+        return false;
+    }
+    comparison.again = true;
+    if (pass->source->repair && !pass->needs_rebuild && !report_chunks(&comparison, n_chunks, error)) {
         return false;
     }
     if (comparison.highest != UINT64_MAX) {

@@ -240,6 +240,43 @@ void qcow2_counts_add(Qcow2Counts *counts, uint64_t first, uint64_t n, uint64_t 
     }
 }
 
+/* ---- Changing ------------------------------------------------------------------------------------ */
+
+static void set_field(Chunk *chunk, size_t index, uint64_t value)
+{
+    size_t bit = index * chunk->width;
+    uint64_t *word = &chunk->words[bit / 64];
+
+    *word = (*word & ~(field_max(chunk->width) << (bit % 64))) | value << (bit % 64);
+}
+
+void qcow2_counts_set(Qcow2Counts *counts, uint64_t cluster, uint64_t count)
+{
+    size_t index = (cluster - counts->start) >> QCOW2_COUNTS_CHUNK_BITS;
+    Chunk *chunk = &counts->chunks[index];
+
+    if (!chunk->words || count > field_max(chunk->width)) {
+        if (!widen(counts, index, MAX(count, chunk->words ? 0 : chunk->uniform))) {
+            return;
+        }
+    }
+    set_field(chunk, (cluster - counts->start) & (QCOW2_COUNTS_CHUNK - 1), count);
+}
+
+void qcow2_counts_cap(Qcow2Counts *counts, uint64_t max)
+{
+    for (size_t i = 0; i < counts->n_chunks; i++) {
+        Chunk *chunk = &counts->chunks[i];
+        if (!chunk->words) {
+            chunk->uniform = MIN(chunk->uniform, max);
+            continue;
+        }
+        for (size_t j = 0; j < QCOW2_COUNTS_CHUNK && field_max(chunk->width) > max; j++) {
+            set_field(chunk, j, MIN(get_field(chunk, j), max));
+        }
+    }
+}
+
 /* ---- Reading ------------------------------------------------------------------------------------- */
 
 static const Chunk *chunk_of(const Qcow2Counts *counts, uint64_t cluster, size_t *ret_index)

@@ -43,6 +43,12 @@ void qcow2_counts_add(Qcow2Counts *counts, uint64_t first, uint64_t n, uint64_t 
 /** qcow2_counts_get: @cluster is in the window. */
 uint64_t qcow2_counts_get(const Qcow2Counts *counts, uint64_t cluster);
 
+/** qcow2_counts_set: @cluster is in the window; without memory for the count the window shrinks. */
+void qcow2_counts_set(Qcow2Counts *counts, uint64_t cluster, uint64_t count);
+
+/** qcow2_counts_cap: what is larger than @max becomes @max. */
+void qcow2_counts_cap(Qcow2Counts *counts, uint64_t max);
+
 /** qcow2_counts_is_zero: nothing refers to the clusters [@first, @first + @n) of one chunk. */
 bool qcow2_counts_is_zero(const Qcow2Counts *counts, uint64_t first, size_t n);
 

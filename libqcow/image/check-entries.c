@@ -75,7 +75,10 @@ static void check_compressed(const Closely *look)
     if (look->bitmap) {
         REPORT(look, "ERROR compressed cluster %zu with non-zero subcluster allocation bitmap, "
                "entry=0x%" PRIx64, look->index, raw);
-        return;
+        /* What a guest reads is the stream, whatever the bitmap says: a repair keeps it. */
+        if (!qcow2_check_repairs(look->pass)) {
+            return;
+        }
     }
     qcow2_check_refer(look->pass, entry.host_offset, entry.stream_len, look->table->weight);
     if (look->pass->first) {
@@ -85,7 +88,8 @@ static void check_compressed(const Closely *look)
     }
 }
 
-static void check_place(const Closely *look, uint64_t offset)
+/* Returns whether the entry has a cluster; the repair takes a preallocated one away that cannot be used. */
+static bool check_place(const Closely *look, uint64_t offset)
 {
     bool holds_data = look->layout->extended_l2 ? (uint32_t)look->bitmap != 0 : !(look->raw & L2E_ZERO);
 
@@ -94,15 +98,16 @@ static void check_place(const Closely *look, uint64_t offset)
                offset);
     }
     if (qcow2_is_cluster_aligned(look->layout, offset)) {
-        return;
+        return true;
     }
     if (holds_data) {
         REPORT(look, "ERROR offset=%" PRIx64 ": Data cluster is not properly aligned; L2 entry corrupted.",
                offset);
-    } else {
-        REPORT(look, "ERROR offset=%" PRIx64 ": Preallocated cluster is not properly aligned; L2 entry "
-               "corrupted.", offset);
+        return true;
     }
+    REPORT(look, "%s offset=%" PRIx64 ": Preallocated cluster is not properly aligned; L2 entry corrupted.",
+           qcow2_check_verb(look->pass), offset);
+    return !qcow2_check_repairs(look->pass);
 }
 
 static bool check_allocated(Closely *look, GError **error)
@@ -111,7 +116,9 @@ static bool check_allocated(Closely *look, GError **error)
     uint64_t offset = look->raw & L2E_HOST_OFFSET;
     bool is_fragmented = look->next_in_file != 0 && offset != look->next_in_file;
 
-    check_place(look, offset);
+    if (!check_place(look, offset)) {
+        return true;
+    }
     if (look->pass->first) {
         result->allocated_clusters += look->table->active;
         result->fragmented_clusters += is_fragmented ? look->table->active : 0;
@@ -183,14 +190,19 @@ static bool report_flag(Qcow2CheckPass *pass, const Qcow2FlaggedEntry *entry, ui
     if ((refcount == 1) == ((entry->raw & L2E_COPIED) != 0)) {
         return true;
     }
+    pass->n_flags += entry->count;
+    if (pass->source->repair && !pass->wanted) {
+        return true;    /* said when the refcounts are known as they will be */
+    }
     if (entry->is_l1) {
         qcow2_check_corrupt(pass, entry->count,
-                            "ERROR OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
-                            " refcount=%" PRIu64, entry->l1_index, entry->raw, refcount);
+                            "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
+                            " refcount=%" PRIu64, qcow2_check_verb(pass), entry->l1_index, entry->raw,
+                            refcount);
     } else {
         qcow2_check_corrupt(pass, entry->count,
-                            "ERROR OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64,
-                            entry->raw, refcount);
+                            "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64,
+                            qcow2_check_verb(pass), entry->raw, refcount);
     }
     return true;
 }
@@ -199,7 +211,8 @@ bool qcow2_check_copied(Qcow2CheckPass *pass, const Qcow2FlaggedEntry *entry, GE
 {
     uint64_t cluster = (entry->raw & L2E_HOST_OFFSET) >> pass->layout->cluster_bits;
     bool has_window = cluster < pass->limit && (entry->is_l1 || !pass->layout->has_data_file);
-    bool is_here = has_window ? cluster >= pass->flags_start && cluster < pass->flags_end : pass->first;
+    bool is_here = has_window ? cluster >= pass->flags_start && cluster < pass->flags_end
+                              : pass->first || pass->wanted;
 
     if (!is_here || (has_window && qcow2_check_flags_agree(pass, cluster, 1, entry->raw & L2E_COPIED))) {
         return true;

@@ -65,7 +65,8 @@ void qcow2_check_snapshots(Qcow2CheckPass *pass)
     for (guint i = 0; i < n && pass->layout->version >= 3; i++) {
         const uint8_t *raw = g_bytes_get_data(snapshot_at(pass, i)->raw, NULL);
         if (qcow2_load_be32(raw + SNAPSHOT_EXTRA_LEN_AT) < SNAPSHOT_EXTRA_MIN) {
-            qcow2_check_corrupt(pass, 1, "ERROR snapshot table entry %u is incomplete", i);
+            qcow2_check_corrupt(pass, 1, "%s snapshot table entry %u is incomplete", qcow2_check_verb(pass),
+                                i);
         }
     }
     if (pass->layout->has_data_file && n > 0) {

@@ -29,6 +29,7 @@ typedef struct Qcow2CheckPass {
     const Qcow2Layout *layout;
     uint64_t file_size;       /* in whole sectors, as QEMU sees it */
     uint64_t n_clusters;      /* of the file; and one more if something reaches that far past its end */
+    uint64_t n_in_file;       /* of the file alone */
     uint64_t limit;           /* end of the last window: the most that n_clusters can be */
     uint64_t *reftable;       /* in host byte order */
     size_t n_reftable;
@@ -44,6 +45,14 @@ typedef struct Qcow2CheckPass {
     uint64_t flags_start, flags_end;   /* clusters for which COPIED flags are judged */
     uint64_t *single;         /* one bit for each of them: the refcount in the file is 1 */
 
+    /* For a repair */
+    bool needs_rebuild;       /* found: refcount structures that cannot be corrected entry by entry */
+    uint64_t n_flags;         /* found: COPIED flags that contradict the refcounts in the file */
+    GArray *unhealthy;        /* NULL, or gets a Qcow2TableRef of each table with something wrong */
+    uint64_t outside;         /* the first cluster past the end of the file that something refers to */
+    const Qcow2Counts *wanted;    /* NULL, or the refcounts as they will be: these count, not the file's, */
+    uint64_t wanted_end;      /* below this cluster */
+
     Qcow2FindingFunc func;
     void *data;
     Qcow2CheckResult result;
@@ -51,6 +60,29 @@ typedef struct Qcow2CheckPass {
 } Qcow2CheckPass;
 
 /* ---- check.c ------------------------------------------------------------------------------------- */
+
+/** qcow2_check_begin: @pass has its source, func, data and progress, the rest is zero. */
+bool qcow2_check_begin(Qcow2CheckPass *pass, GError **error);
+void qcow2_check_end(Qcow2CheckPass *pass);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2CheckPass, qcow2_check_end)
+
+/**
+ * qcow2_check_windows: looks through all windows.
+ * Errors: as qcow2_image_check().
+ */
+bool qcow2_check_windows(Qcow2CheckPass *pass, GError **error);
+
+/** qcow2_check_repairs: what is said to be wrong here is about to be repaired. */
+static inline bool qcow2_check_repairs(const Qcow2CheckPass *pass)
+{
+    return pass->source->repair == QCOW2_REPAIR_ALL;
+}
+
+/** qcow2_check_verb: how a finding begins that would be repaired. */
+static inline const char *qcow2_check_verb(const Qcow2CheckPass *pass)
+{
+    return qcow2_check_repairs(pass) ? "Repairing" : "ERROR";
+}
 
 /** qcow2_check_found: reports something that qemu-img check finds, too. */
 void qcow2_check_found(Qcow2CheckPass *pass, Qcow2FindingKind kind, uint64_t count, const char *format, ...)
@@ -98,6 +130,9 @@ bool qcow2_check_has_refcount(const Qcow2CheckPass *pass, uint64_t cluster);
 /** qcow2_check_read_refcount: one refcount from the file; for reports. */
 bool qcow2_check_read_refcount(const Qcow2CheckPass *pass, uint64_t cluster, uint64_t *ret_count,
                                GError **error);
+
+/** qcow2_check_refblock_cluster: of a refcount table entry that can be one; UINT64_MAX for others. */
+uint64_t qcow2_check_refblock_cluster(const Qcow2Layout *layout, uint64_t raw);
 
 /** qcow2_check_note_single: fills pass->single for the window. */
 bool qcow2_check_note_single(Qcow2CheckPass *pass, GError **error);

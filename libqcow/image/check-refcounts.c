@@ -42,7 +42,7 @@ static uint64_t block_offset(const Qcow2CheckPass *pass, uint64_t index)
 
 bool qcow2_check_has_refcount(const Qcow2CheckPass *pass, uint64_t cluster)
 {
-    return block_offset(pass, cluster >> pass->layout->refblock_bits) != UINT64_MAX;
+    return cluster < pass->wanted_end || block_offset(pass, cluster >> pass->layout->refblock_bits) != UINT64_MAX;
 }
 
 /* ---- Reading counts ------------------------------------------------------------------------------ */
@@ -122,8 +122,12 @@ bool qcow2_check_read_refcount(const Qcow2CheckPass *pass, uint64_t cluster, uin
     uint64_t bit = (cluster & (BIT(layout->refblock_bits) - 1)) << layout->refcount_order;
     uint8_t bytes[8];
 
+    if (cluster < pass->wanted_end) {
+        *ret_count = qcow2_counts_get(pass->wanted, cluster);
+        return true;
+    }
     *ret_count = 0;
-    if (offset == 0 || offset >= pass->file_size) {
+    if (offset == 0 || offset == UINT64_MAX || offset >= pass->file_size) {
         return true;
     }
     /* Eight bytes that are aligned hold the whole count. */
@@ -168,12 +172,28 @@ static uint64_t single_bits(const Qcow2Layout *layout, const uint8_t *block, siz
     return bits;
 }
 
+static void note_single_wanted(const Qcow2CheckPass *pass, uint64_t first, uint64_t *words)
+{
+    size_t n = MIN(QCOW2_COUNTS_CHUNK, pass->flags_end - first);
+
+    if (qcow2_counts_is_zero(pass->wanted, first, n)) {
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        words[i / 64] |= (uint64_t)(qcow2_counts_get(pass->wanted, first + i) == 1) << (i % 64);
+    }
+}
+
 static bool note_single_in_chunk(size_t index, void *data, GError **error)
 {
     Qcow2CheckPass *pass = data;
     uint64_t first = pass->flags_start + index * QCOW2_COUNTS_CHUNK;
     uint64_t *words = pass->single + index * (QCOW2_COUNTS_CHUNK / 64);
 
+    if (pass->wanted) {
+        note_single_wanted(pass, first, words);
+        return true;
+    }
     if (!qcow2_check_has_refcounts(pass, first)) {
         return true;
     }
@@ -229,24 +249,25 @@ static void check_entry(Qcow2CheckPass *pass, size_t index)
     uint64_t raw = pass->reftable[index], offset = raw & QCOW2_REFTABLE_OFFSET;
 
     if (raw & REFTABLE_RESERVED) {
+        pass->needs_rebuild = true;
         qcow2_check_corrupt(pass, 1, "ERROR refcount table entry %zu has reserved bits set", index);
     } else if (!qcow2_is_cluster_aligned(pass->layout, offset)) {
+        pass->needs_rebuild = true;
         qcow2_check_corrupt(pass, 1, "ERROR refcount block %zu is not cluster aligned; refcount table entry "
                             "corrupted", index);
     } else if (offset >> pass->layout->cluster_bits >= pass->n_clusters) {
-        qcow2_check_corrupt(pass, 1, "ERROR refcount block %zu is outside image", index);
+        qcow2_check_corrupt(pass, 1, "%s refcount block %zu is outside image", qcow2_check_verb(pass), index);
     }
 }
 
-/* The cluster of a block that can be one; UINT64_MAX for others. */
-static uint64_t cluster_of_block(const Qcow2CheckPass *pass, uint64_t raw)
+uint64_t qcow2_check_refblock_cluster(const Qcow2Layout *layout, uint64_t raw)
 {
     uint64_t offset = raw & QCOW2_REFTABLE_OFFSET;
 
-    if (raw == 0 || (raw & REFTABLE_RESERVED) || !qcow2_is_cluster_aligned(pass->layout, offset)) {
+    if (raw == 0 || (raw & REFTABLE_RESERVED) || !qcow2_is_cluster_aligned(layout, offset)) {
         return UINT64_MAX;
     }
-    return offset >> pass->layout->cluster_bits;
+    return offset >> layout->cluster_bits;
 }
 
 void qcow2_check_refblocks(Qcow2CheckPass *pass)
@@ -254,7 +275,7 @@ void qcow2_check_refblocks(Qcow2CheckPass *pass)
     uint64_t max = qcow2_refcount_max(pass->layout);
 
     for (size_t i = 0; i < pass->n_reftable; i++) {
-        uint64_t cluster = cluster_of_block(pass, pass->reftable[i]);
+        uint64_t cluster = qcow2_check_refblock_cluster(pass->layout, pass->reftable[i]);
         if (pass->first && pass->reftable[i] != 0) {
             check_entry(pass, i);
         }
@@ -267,6 +288,7 @@ void qcow2_check_refblocks(Qcow2CheckPass *pass)
         }
         uint64_t count = MIN(qcow2_counts_get(pass->counts, cluster), max);
         if (count != 1) {
+            pass->needs_rebuild = true;
             qcow2_check_corrupt(pass, 1, "ERROR refcount block %zu refcount=%" PRIu64, i, count);
         }
     }

@@ -345,6 +345,9 @@ static bool look_closely(TableReader *reader, GError **error)
     g_array_sort(reader->unhealthy, compare_indices);
     for (guint i = 0; i < reader->unhealthy->len; i++) {
         const Qcow2TableRef *table = &reader->tables[g_array_index(reader->unhealthy, size_t, i)];
+        if (reader->pass->unhealthy) {
+            g_array_append_vals(reader->pass->unhealthy, table, 1);
+        }
         if (!qcow2_io_read(reader->pass->file, table->offset, buffer, table_len, error)) {
             g_prefix_error(error, "L2 table: ");
             return false;

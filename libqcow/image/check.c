@@ -65,6 +65,7 @@ void qcow2_check_refer(Qcow2CheckPass *pass, uint64_t offset, uint64_t len_bytes
         return;
     }
     if (!qcow2_check_is_inside(pass, offset, len_bytes)) {
+        pass->outside = MIN(pass->outside, MAX(offset >> cluster_bits, pass->n_in_file));
         if (pass->first) {
             qcow2_check_corrupt(pass, weight,
                                 "ERROR: counting reference for region exceeding the end of the file by one "
@@ -79,7 +80,7 @@ void qcow2_check_refer(Qcow2CheckPass *pass, uint64_t offset, uint64_t len_bytes
 
 /* ---- The pass ------------------------------------------------------------------------------------ */
 
-static void clear_pass(Qcow2CheckPass *pass)
+void qcow2_check_end(Qcow2CheckPass *pass)
 {
     g_clear_pointer(&pass->reftable, g_free);
     g_clear_pointer(&pass->bitmaps, g_array_unref);
@@ -90,8 +91,6 @@ static void clear_pass(Qcow2CheckPass *pass)
     g_clear_pointer(&pass->single, g_free);
 }
 
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2CheckPass, clear_pass)
-
 static GArray *read_bitmaps(const Qcow2CheckPass *pass, GError **error)
 {
     Qcow2Image image = {
@@ -101,10 +100,16 @@ static GArray *read_bitmaps(const Qcow2CheckPass *pass, GError **error)
     return qcow2_image_read_bitmaps(&image, error);
 }
 
-static bool begin_pass(Qcow2CheckPass *pass, GError **error)
+bool qcow2_check_begin(Qcow2CheckPass *pass, GError **error)
 {
-    const Qcow2Layout *layout = pass->layout;
+    const Qcow2CheckSource *source = pass->source;
+    const Qcow2Layout *layout = &source->header->layout;
 
+    pass->file = source->file;
+    pass->header = source->header;
+    pass->layout = layout;
+    pass->n_threads = source->n_threads ? source->n_threads : qcow2_default_threads();
+    pass->outside = UINT64_MAX;
     if (!qcow2_io_get_size(pass->file, &pass->file_size, error)) {
         return false;
     }
@@ -115,6 +120,7 @@ static bool begin_pass(Qcow2CheckPass *pass, GError **error)
                           "the file has %" PRIu64 " clusters of %" PRIu64 " bytes; more than %" PRIu64
                           " are not checked", pass->n_clusters, layout->cluster_size, MAX_CLUSTERS);
     }
+    pass->n_in_file = pass->n_clusters;
     pass->limit = pass->n_clusters + 1;
     pass->result.total_clusters = qcow2_div_round_up(qcow2_align_down(pass->header->size, 512),
                                                      layout->cluster_size);
@@ -154,33 +160,29 @@ static bool check_window(Qcow2CheckPass *pass, GError **error)
     return qcow2_check_overlaps(pass, error) && qcow2_check_compare(pass, error);
 }
 
+bool qcow2_check_windows(Qcow2CheckPass *pass, GError **error)
+{
+    uint64_t start = 0;
+
+    qcow2_check_snapshots(pass);
+    qcow2_check_bitmaps(pass);
+    do {
+        if (!begin_window(pass, start, error) || !check_window(pass, error)) {
+            return false;
+        }
+        start = qcow2_counts_end(pass->counts);
+    } while (start < pass->n_clusters);
+    return true;
+}
+
 bool qcow2_image_check(const Qcow2CheckSource *source, Qcow2FindingFunc func, void *data,
                        Qcow2CheckResult *ret_result, Qcow2Progress *progress, GError **error)
 {
-    g_auto(Qcow2CheckPass) pass = {
-        .source = source,
-        .file = source->file,
-        .header = source->header,
-        .layout = &source->header->layout,
-        .n_threads = source->n_threads ? source->n_threads : qcow2_default_threads(),
-        .func = func,
-        .data = data,
-        .progress = progress,
-    };
-    uint64_t start = 0;
+    g_auto(Qcow2CheckPass) pass = { .source = source, .func = func, .data = data, .progress = progress };
 
-    if (!begin_pass(&pass, error)) {
+    if (!qcow2_check_begin(&pass, error) || !qcow2_check_windows(&pass, error)) {
         return false;
     }
-    qcow2_check_snapshots(&pass);
-    qcow2_check_bitmaps(&pass);
-    do {
-        if (!begin_window(&pass, start, error) || !check_window(&pass, error)) {
-            return false;
-        }
-        start = qcow2_counts_end(pass.counts);
-    } while (start < pass.n_clusters);
-
     *ret_result = pass.result;
     return true;
 }

@@ -34,6 +34,7 @@ typedef struct Qcow2CheckSource {
     const GArray *snapshots;      /* Qcow2SnapshotEntry */
     unsigned n_threads;           /* 0: the default */
     size_t memory;                /* bytes that counts may take; 0: the default */
+    Qcow2Repair repair;           /* what is about to be repaired: findings say so */
 } Qcow2CheckSource;
 
 /**

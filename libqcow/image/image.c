@@ -4,7 +4,9 @@
 #include "image/extent.h"
 #include "util/error.h"
 
-bool qcow2_image_read_header(Qcow2Io *file, Qcow2Header *ret, GByteArray *raw, GError **error)
+typedef bool (*DecodeFunc)(const uint8_t *bytes, size_t len_bytes, Qcow2Header *ret, GError **error);
+
+static bool read_header(Qcow2Io *file, DecodeFunc decode, Qcow2Header *ret, GByteArray *raw, GError **error)
 {
     uint64_t file_size, cluster_size;
     uint8_t start[128] = { 0 };
@@ -25,16 +27,21 @@ bool qcow2_image_read_header(Qcow2Io *file, Qcow2Header *ret, GByteArray *raw, G
     if (raw) {
         g_byte_array_append(raw, bytes, (guint)len_bytes);
     }
-    return qcow2_header_decode(bytes, len_bytes, ret, error);
+    return decode(bytes, len_bytes, ret, error);
 }
 
-Qcow2Image *qcow2_image_open(Qcow2Io *file, GError **error)
+bool qcow2_image_read_header(Qcow2Io *file, Qcow2Header *ret, GByteArray *raw, GError **error)
+{
+    return read_header(file, qcow2_header_decode, ret, raw, error);
+}
+
+static Qcow2Image *open_qcow2(Qcow2Io *file, DecodeFunc decode, GError **error)
 {
     g_autoptr(Qcow2Image) image = g_new0(Qcow2Image, 1);
 
     image->kind = QCOW2_IMAGE_QCOW2;
     image->file = qcow2_io_ref(file);
-    if (!qcow2_image_read_header(file, &image->header, NULL, error)) {
+    if (!read_header(file, decode, &image->header, NULL, error)) {
         return NULL;
     }
     image->size = qcow2_align_down(image->header.size, QCOW2_SECTOR_SIZE);
@@ -42,6 +49,16 @@ Qcow2Image *qcow2_image_open(Qcow2Io *file, GError **error)
         image->data = qcow2_io_ref(file);
     }
     return g_steal_pointer(&image);
+}
+
+Qcow2Image *qcow2_image_open(Qcow2Io *file, GError **error)
+{
+    return open_qcow2(file, qcow2_header_decode, error);
+}
+
+Qcow2Image *qcow2_image_open_for_repair(Qcow2Io *file, GError **error)
+{
+    return open_qcow2(file, qcow2_header_decode_for_repair, error);
 }
 
 Qcow2Image *qcow2_image_open_raw(Qcow2Io *file, uint64_t offset, uint64_t size, GError **error)

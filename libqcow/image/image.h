@@ -32,6 +32,9 @@ typedef struct Qcow2Image {
 /** qcow2_image_open: reads and checks the header of a qcow2 image; takes a reference of @file. */
 Qcow2Image *qcow2_image_open(Qcow2Io *file, GError **error);
 
+/** qcow2_image_open_for_repair: also one without a usable refcount table; only a repair can work with it. */
+Qcow2Image *qcow2_image_open_for_repair(Qcow2Io *file, GError **error);
+
 /** qcow2_image_open_raw: @size bytes from @offset on; @size UINT64_MAX means up to the end. */
 Qcow2Image *qcow2_image_open_raw(Qcow2Io *file, uint64_t offset, uint64_t size, GError **error);
 void qcow2_image_free(Qcow2Image *image);
