@@ -307,7 +307,10 @@ bool qcow2_state_read(Qcow2State *state, uint64_t offset, void *buffer, size_t l
 /** qcow2_snapshot_create: Errors: QCOW2_ERROR_EXISTS when the name is taken; _UNSUPPORTED; _NO_SPACE. */
 bool qcow2_snapshot_create(Qcow2Chain *chain, const char *name, GError **error);
 
-/** qcow2_snapshot_apply: the active layer becomes the snapshot; @state as in qcow2_state_open(). */
+/**
+ * qcow2_snapshot_apply: the active layer becomes the snapshot; @state as in qcow2_state_open(). Enabled dirty
+ * bitmaps get what the guest reads otherwise then.
+ */
 bool qcow2_snapshot_apply(Qcow2Chain *chain, const char *state, GError **error);
 
 /** qcow2_snapshot_delete: @state is a snapshot's name or id. */
@@ -315,6 +318,43 @@ bool qcow2_snapshot_delete(Qcow2Chain *chain, const char *state, GError **error)
 
 /** qcow2_snapshot_rename: Errors: QCOW2_ERROR_EXISTS when the new name is taken. */
 bool qcow2_snapshot_rename(Qcow2Chain *chain, const char *state, const char *new_name, GError **error);
+
+/* ---- Dirty bitmaps ----------------------------------------------------------------------------- */
+
+typedef enum {
+    QCOW2_BITMAP_ADD,          /* a new one, clear and enabled */
+    QCOW2_BITMAP_ADD_CHANGES,  /* a new one, disabled: where the states @from and @to read differently */
+    QCOW2_BITMAP_REMOVE,       /* also one that is in use */
+    QCOW2_BITMAP_CLEAR,
+    QCOW2_BITMAP_ENABLE,
+    QCOW2_BITMAP_DISABLE,
+    QCOW2_BITMAP_MERGE,        /* what is dirty in @source becomes dirty; granularities may differ */
+} Qcow2BitmapVerb;
+
+typedef struct Qcow2BitmapAction {
+    Qcow2BitmapVerb verb;
+    const char *source;        /* a bitmap's name */
+    const char *from, *to;     /* states, as in qcow2_state_open() */
+} Qcow2BitmapAction;
+
+typedef struct Qcow2BitmapOptions {
+    uint64_t granularity;      /* of a new one, bytes; 0: the cluster size, but 4 KiB to 64 KiB, as in QEMU */
+    Qcow2Chain *source;        /* the image that has the bitmaps to merge; NULL: the same one */
+} Qcow2BitmapOptions;
+
+/**
+ * qcow2_bitmap_change:
+ * @chain: opened writable
+ * @name: of the bitmap that all of @actions are about; they are done in their order
+ *
+ * All or nothing, also across a crash: no bitmap is ever in use.
+ *
+ * Errors: QCOW2_ERROR_NOT_FOUND, QCOW2_ERROR_EXISTS; QCOW2_ERROR_UNSUPPORTED for a bitmap in use, and where
+ * bitmaps cannot be kept; QCOW2_ERROR_INVALID.
+ */
+bool qcow2_bitmap_change(Qcow2Chain *chain, const char *name, const Qcow2BitmapAction *actions,
+                         size_t n_actions, const Qcow2BitmapOptions *options, Qcow2Progress *progress,
+                         GError **error);
 
 /* ---- Making images ----------------------------------------------------------------------------- */
 

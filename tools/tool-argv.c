@@ -3,6 +3,11 @@
 
 #include <string.h>
 
+bool tool_takes_value(const GOptionEntry *entry)
+{
+    return entry->arg != G_OPTION_ARG_NONE && !(entry->flags & G_OPTION_FLAG_NO_ARG);
+}
+
 static const GOptionEntry *find_letter(const GArray *entries, char letter)
 {
     for (guint i = 0; i < entries->len; i++) {
@@ -32,7 +37,7 @@ static size_t letters_len(const char *word, const GArray *entries, bool *ret_wan
 
     for (size_t i = 1; i < len; i++) {
         const GOptionEntry *entry = find_letter(entries, word[i]);
-        if (entry && entry->arg != G_OPTION_ARG_NONE) {
+        if (entry && tool_takes_value(entry)) {
             *ret_wants_value = true;
             return i + 1;
         }
@@ -57,7 +62,7 @@ char **tool_split_letters(char **argv, const GArray *entries)
             const GOptionEntry *entry = find_long(entries, word + 2);
             g_strv_builder_add(words, word);
             options_end = !word[2];
-            is_value = entry && entry->arg != G_OPTION_ARG_NONE;
+            is_value = entry && tool_takes_value(entry);
         } else {
             size_t len = letters_len(word, entries, &is_value);
             g_autofree char *letters = g_strndup(word, len);

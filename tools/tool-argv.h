@@ -6,6 +6,9 @@
 #include <glib.h>
 #include <stdbool.h>
 
+/** tool_takes_value: whether the option is followed by a value. */
+bool tool_takes_value(const GOptionEntry *entry);
+
 /**
  * tool_split_letters:
  * @entries: a GOptionEntry array

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tool-argv.h"
 #include "tool-command.h"
 
 /*
@@ -128,7 +129,7 @@ static void put_values(const GArray *entries)
 {
     for (guint i = 0; i < entries->len; i++) {
         const GOptionEntry *entry = &g_array_index(entries, GOptionEntry, i);
-        if (entry->arg == G_OPTION_ARG_NONE || (entry->flags & G_OPTION_FLAG_HIDDEN)) {
+        if (!tool_takes_value(entry) || (entry->flags & G_OPTION_FLAG_HIDDEN)) {
             continue;
         }
         printf(" [--%s]=", entry->long_name);

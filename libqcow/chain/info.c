@@ -45,11 +45,26 @@ static bool load_snapshot_infos(Qcow2Layer *layer, GError **error)
     return true;
 }
 
-static bool load_bitmap_infos(Qcow2Layer *layer, GError **error)
+/* In QEMU's words. That there are no bitmaps to be seen is not the whole truth. */
+static void warn_stale_bitmaps(const Qcow2Chain *chain, const Qcow2Layer *layer)
+{
+    const Qcow2Image *image = layer->image;
+
+    if (image->kind == QCOW2_IMAGE_QCOW2 && !image->header.has_bitmaps
+        && qcow2_header_find_ext(&image->header, QCOW2_EXT_BITMAPS)) {
+        qcow2_chain_warn(chain,
+                         "'%s': a program lacking bitmap support modified this file, so all bitmaps are now"
+                         " considered inconsistent; some clusters may be leaked, qcow-check -r leaks frees"
+                         " them", layer->place->shown);
+    }
+}
+
+static bool load_bitmap_infos(const Qcow2Chain *chain, Qcow2Layer *layer, GError **error)
 {
     if (layer->bitmap_infos) {
         return true;
     }
+    warn_stale_bitmaps(chain, layer);
     GArray *entries = qcow2_image_read_bitmaps(layer->image, error);
     if (!entries) {
         return false;
@@ -73,7 +88,7 @@ bool qcow2_chain_load_bitmap_counts(Qcow2Chain *chain, unsigned index, GError **
 {
     Qcow2Layer *layer = qcow2_chain_layer(chain, index);
 
-    if (!load_bitmap_infos(layer, error)) {
+    if (!load_bitmap_infos(chain, layer, error)) {
         g_prefix_error(error, "'%s': ", layer->place->shown);
         return false;
     }
@@ -145,7 +160,7 @@ bool qcow2_chain_get_info(Qcow2Chain *chain, unsigned index, Qcow2ImageInfo *ret
 
     info.has_actual_size = qcow2_io_get_actual_size(image->file, &info.actual_size);
     if (!qcow2_io_get_size(image->file, &info.file_length, error) || !load_luks(layer, error)
-        || !load_snapshot_infos(layer, error) || !load_bitmap_infos(layer, error)) {
+        || !load_snapshot_infos(layer, error) || !load_bitmap_infos(chain, layer, error)) {
         g_prefix_error(error, "'%s': ", layer->place->shown);
         return false;
     }

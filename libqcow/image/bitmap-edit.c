@@ -413,6 +413,11 @@ static bool free_directory(Qcow2BitmapEdit *edit, GError **error)
                            error);
 }
 
+bool qcow2_bitmap_edit_is_changed(const Qcow2BitmapEdit *edit)
+{
+    return edit->changed;
+}
+
 bool qcow2_bitmap_edit_finish(Qcow2BitmapEdit *edit, GError **error)
 {
     Qcow2Header *header = qcow2_batch_header(edit->batch);

@@ -58,6 +58,9 @@ bool qcow2_bitmap_edit_mark(Qcow2BitmapEdit *edit, const GArray *ranges, GError 
 /** qcow2_bitmap_edit_read: the bits of a bitmap as they are in the edit, for merging. */
 Qcow2BitmapBits *qcow2_bitmap_edit_read(Qcow2BitmapEdit *edit, const char *name, GError **error);
 
+/** qcow2_bitmap_edit_is_changed: whether there is anything to write. */
+bool qcow2_bitmap_edit_is_changed(const Qcow2BitmapEdit *edit);
+
 /** qcow2_bitmap_edit_finish: writes the directory, if anything changed. */
 bool qcow2_bitmap_edit_finish(Qcow2BitmapEdit *edit, GError **error);
 
