@@ -128,6 +128,7 @@ typedef struct Qcow2OpenOptions {
     bool writable;           /* the image itself is opened for writing; those below it never are */
     bool exclusive;          /* with writable: also readers with force_share are kept out */
     bool dry_run;            /* with writable: no file is changed; see qcow2_chain_get_dry_run() */
+    bool dry_run;            /* with writable: no file is changed; see qcow2_chain_get_dry_run() */
     bool repair;             /* with exclusive: also opens what only qcow2_repair() can do something with */
     bool force_share;        /* read although a VM holds the image's locks */
     bool untrusted;          /* follow no name found inside an image */
@@ -153,6 +154,25 @@ typedef struct Qcow2OpenOptions {
 Qcow2Chain *qcow2_chain_open(const char *name, const Qcow2OpenOptions *options, GError **error);
 void qcow2_chain_free(Qcow2Chain *chain);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Chain, qcow2_chain_free)
+
+/** What an operation would have done to the files of its chain; bytes. */
+typedef struct Qcow2DryRun {
+    uint64_t growth;           /* by which the files become longer */
+    uint64_t freed;            /* of clusters in them that nothing would use any more */
+    uint64_t needed;           /* to be allocated by the file system; less where it can share extents */
+    bool has_available;
+    uint64_t available;        /* on the file system, the fullest one of several */
+    bool fits;                 /* as far as that is known */
+} Qcow2DryRun;
+
+/**
+ * qcow2_chain_get_dry_run:
+ * @chain: opened with dry_run
+ *
+ * An operation on such a chain does all its work but the moving of data. Everything that it writes is kept in
+ * an unlinked file in $TMPDIR; the files of the chain are opened for reading only.
+ */
+void qcow2_chain_get_dry_run(const Qcow2Chain *chain, Qcow2DryRun *ret);
 
 /** qcow2_chain_open_all: opens every image down to the base. Loops are refused by name. */
 bool qcow2_chain_open_all(Qcow2Chain *chain, GError **error);

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "tool-dry-run.h"
 #include "tool-output.h"
 #include "tool-progress.h"
 
@@ -40,7 +41,7 @@ static const ToolCommand command = {
     },
     .entries = entries,
     .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_OUTPUT | TOOL_TARGET_CACHE | TOOL_PROGRESS
-              | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK,
+              | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK | TOOL_DRY_RUN,
     .exit_codes = (const ToolText[]) {
         { "0", "The delta was applied." },
         { "1", "Failed; the image is as it was." },
@@ -95,7 +96,7 @@ int main(int argc, char **argv)
     const char *delta = tool.arguments[0], *image = tool.arguments[1];
     const Qcow2ImportOptions options = { .name = snapshot_name,
                                          .force = force,
-                                         .no_reflink = tool.no_reflink };
+                                         .no_reflink = tool.no_reflink && !tool.dry_run };
     g_autoptr(Qcow2Chain) chain = tool_open_writable(&tool, image, tool.format, &error);
     if (!chain) {
         return tool_fail(&tool, image, error);
@@ -107,6 +108,11 @@ int main(int argc, char **argv)
         int status = tool_progress_interrupted(progress, &tool, error,
                                                "the image is as it was; run the command again");
         return status ? status : tool_fail(&tool, image, error);
+    }
+    if (tool.dry_run) {
+        ToolMoved moved = { result.bytes, result.data_clusters, result.zero_clusters,
+                            result.compressed_clusters, tool_progress_seconds(progress) };
+        return tool_finish_dry_run(&tool, chain, image, &moved);
     }
     return print_result(&tool, &result, tool_progress_seconds(progress)) ? tool_finish(&tool, 0) : 1;
 }

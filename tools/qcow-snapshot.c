@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* qcow-snapshot: the internal snapshots of an image. */
+#include "tool-dry-run.h"
 #include "tool-image.h"
 #include "tool-output.h"
 
@@ -41,7 +42,7 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_LOOKS,
+    .shared = TOOL_LOOKS | TOOL_DRY_RUN,
     .exit_codes = (const ToolText[]) {
         { "0", "Done. Listed: there may be no snapshots." },
         { "1", "Failed; the image is as it was." },
@@ -52,6 +53,7 @@ static const ToolCommand command = {
         { "qcow-snapshot -l disk.qcow2", "list snapshots" },
         { "qcow-snapshot -l -U --output=json disk.qcow2", "list those of a running VM's image as JSON" },
         { "qcow-snapshot -c monday disk.qcow2", "take a snapshot" },
+        { "qcow-snapshot --dry-run -d monday disk.qcow2", "how much deleting it would free" },
         { NULL },
     },
     .usage_status = 2,
@@ -72,17 +74,28 @@ static bool print_list(const Tool *tool, const char *image, GError **error)
     return tool_print_json(tool, tool_snapshots_to_json(&info));
 }
 
-static bool change(const Tool *tool, const char *image, GError **error)
+static bool change(Qcow2Chain *chain, GError **error)
 {
-    g_autoptr(Qcow2Chain) chain = tool_open_writable(tool, image, tool->format, error);
-
-    if (!chain) {
-        return false;
-    }
     return create_name  ? qcow2_snapshot_create(chain, create_name, error)
          : apply_state  ? qcow2_snapshot_apply(chain, apply_state, error)
          : delete_state ? qcow2_snapshot_delete(chain, delete_state, error)
                         : qcow2_snapshot_rename(chain, rename_state, new_name, error);
+}
+
+static int run_change(const Tool *tool, const char *image)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Qcow2Chain) chain = tool_open_writable(tool, image, tool->format, &error);
+    gint64 start = g_get_monotonic_time();
+
+    if (!chain || !change(chain, &error)) {
+        return tool_fail(tool, image, error);
+    }
+    if (tool->dry_run) {
+        ToolMoved nothing = { .seconds = (double)(g_get_monotonic_time() - start) / G_USEC_PER_SEC };
+        return tool_finish_dry_run(tool, chain, image, &nothing);
+    }
+    return tool_finish(tool, 0);
 }
 
 int main(int argc, char **argv)
@@ -98,8 +111,10 @@ int main(int argc, char **argv)
     if (!rename_state != !new_name) {
         tool_usage(&tool, "-r names the snapshot and -n its new name: both are needed");
     }
-    bool ok = n_changes > 0 ? change(&tool, tool.arguments[0], &error)
-                            : print_list(&tool, tool.arguments[0], &error);
+    if (n_changes > 0) {
+        return run_change(&tool, tool.arguments[0]);
+    }
+    bool ok = print_list(&tool, tool.arguments[0], &error);
     if (error) {
         return tool_fail(&tool, tool.arguments[0], error);
     }

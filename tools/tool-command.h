@@ -22,6 +22,7 @@ typedef enum {
     TOOL_THREADS      = 1 << 8,   /* -m */
     TOOL_OUTPUT       = 1 << 9,   /* --output */
     TOOL_NO_REFLINK   = 1 << 10,
+    TOOL_DRY_RUN      = 1 << 11,
 
     /* What every command that looks at an image has. */
     TOOL_LOOKS = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_FORCE_SHARE | TOOL_IMAGE | TOOL_OUTPUT,

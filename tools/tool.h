@@ -16,7 +16,7 @@ typedef struct Tool {
 
     /* The shared options. */
     char *format;
-    gboolean image_opts, force_share, untrusted, quiet, progress, no_reflink;
+    gboolean image_opts, force_share, untrusted, quiet, progress, no_reflink, dry_run;
     bool json;                    /* --output=json */
     Qcow2Cache source_cache, target_cache;
     uint64_t rate;                /* bytes a second, 0: no limit */

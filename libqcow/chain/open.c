@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "io/backends.h"
+#include "io/trial.h"
 #include "util/bits.h"
 #include "util/error.h"
 
@@ -95,15 +96,24 @@ static bool decide_format(Qcow2Layer *layer, Qcow2Io *io, const char **ret_forma
     return true;
 }
 
-static bool open_image(Qcow2Layer *layer, Qcow2Io *io, const Qcow2OpenOptions *options, GError **error)
+/* The place itself, or one on trial above it. */
+static Qcow2Io *place_to_change(Qcow2Io *io, bool on_trial, GError **error)
+{
+    return on_trial ? qcow2_io_trial_new(io, error) : qcow2_io_ref(io);
+}
+
+static bool open_image(Qcow2Layer *layer, Qcow2Io *file, const Qcow2OpenOptions *options, bool on_trial,
+                       GError **error)
 {
     const char *format;
 
-    if (!decide_format(layer, io, &format, error)) {
+    if (!decide_format(layer, file, &format, error) || !lock_image(file, options, error)
+        || !qcow2_io_identify(file, &layer->identity, error)) {
         return false;
     }
     bool is_qcow2 = strcmp(format, "qcow2") == 0;
-    if (!lock_image(io, options, error) || !qcow2_io_identify(io, &layer->identity, error)) {
+    g_autoptr(Qcow2Io) io = place_to_change(file, on_trial, error);
+    if (!io) {
         return false;
     }
     if (strcmp(format, "qcow2") != 0) {
@@ -119,13 +129,13 @@ static bool open_image(Qcow2Layer *layer, Qcow2Io *io, const Qcow2OpenOptions *o
     return layer->image != NULL;
 }
 
-Qcow2Layer *qcow2_layer_open_io(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenOptions *options,
-                                GError **error)
+static Qcow2Layer *open_layer(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenOptions *options, bool on_trial,
+                              GError **error)
 {
     Qcow2Layer *layer = g_new0(Qcow2Layer, 1);
 
     layer->place = place;
-    if (!open_image(layer, io, options, error)) {
+    if (!open_image(layer, io, options, on_trial, error)) {
         g_prefix_error(error, "'%s': ", place->shown);
         qcow2_layer_free(layer);
         return NULL;
@@ -133,17 +143,24 @@ Qcow2Layer *qcow2_layer_open_io(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenO
     return layer;
 }
 
+Qcow2Layer *qcow2_layer_open_io(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenOptions *options,
+                                GError **error)
+{
+    return open_layer(place, io, options, false, error);
+}
+
 Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options, bool writable,
                              GError **error)
 {
-    g_autoptr(Qcow2Io) io = open_io(place, options, writable, error);
+    bool on_trial = writable && options->dry_run;
+    g_autoptr(Qcow2Io) io = open_io(place, options, writable && !on_trial, error);
 
     if (!io) {
         g_prefix_error(error, "'%s': ", place->shown);
         qcow2_place_free(place);
         return NULL;
     }
-    return qcow2_layer_open_io(place, io, options, error);
+    return open_layer(place, io, options, on_trial, error);
 }
 
 void qcow2_layer_free(Qcow2Layer *layer)
@@ -224,8 +241,8 @@ Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *
         place = found = data_file_place(layer, error);
     }
     /* Whoever writes to the image writes to its data file. */
-    bool writable = layer->image->file->writable;
-    g_autoptr(Qcow2Io) io = place ? open_io(place, options, writable, error) : NULL;
+    bool writable = layer->image->file->writable, on_trial = writable && options->dry_run;
+    g_autoptr(Qcow2Io) io = place ? open_io(place, options, writable && !on_trial, error) : NULL;
     if (!io) {
         g_prefix_error(error, "data file: ");
         return NULL;
@@ -234,5 +251,5 @@ Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *
         qcow2_corrupt(error, "the image names itself as its data file");
         return NULL;
     }
-    return lock_image(io, options, error) ? g_steal_pointer(&io) : NULL;
+    return lock_image(io, options, error) ? place_to_change(io, on_trial, error) : NULL;
 }

@@ -30,6 +30,7 @@ struct Qcow2CountsCache {
     GHashTable *blocks;       /* index -> Block */
     GQueue used;
     Block *last;              /* the block used last: most uses follow each other */
+    uint64_t n_freed;
 };
 
 static void free_block(gpointer data)
@@ -254,6 +255,7 @@ static bool add_in_block(Qcow2CountsCache *cache, uint64_t first, uint64_t n, in
         if (delta < 0 ? count < (uint64_t)-delta : max - count < (uint64_t)delta) {
             return fail_count(cache, first + i, count, delta, error);
         }
+        cache->n_freed += count + (uint64_t)(int64_t)delta == 0;
         qcow2_refcount_set(cache->layout, block->bytes, index + i, count + (uint64_t)(int64_t)delta);
     }
     return true;
@@ -294,6 +296,11 @@ bool qcow2_counts_cache_run(Qcow2CountsCache *cache, uint64_t first, uint64_t n,
     }
     *ret_n = i;
     return true;
+}
+
+uint64_t qcow2_counts_cache_n_freed(const Qcow2CountsCache *cache)
+{
+    return cache->n_freed;
 }
 
 uint64_t qcow2_counts_cache_end(const Qcow2CountsCache *cache)

@@ -47,6 +47,9 @@ bool qcow2_counts_cache_add(Qcow2CountsCache *cache, uint64_t first, uint64_t n,
 bool qcow2_counts_cache_run(Qcow2CountsCache *cache, uint64_t first, uint64_t n, bool *ret_is_one,
                             uint64_t *ret_n, GError **error);
 
+/** qcow2_counts_cache_n_freed: clusters whose counts went to zero, so far. */
+uint64_t qcow2_counts_cache_n_freed(const Qcow2CountsCache *cache);
+
 /** qcow2_counts_cache_end: one more than the last cluster that a refcount block covers. */
 uint64_t qcow2_counts_cache_end(const Qcow2CountsCache *cache);
 

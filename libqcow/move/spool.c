@@ -2,11 +2,10 @@
 #include "move/spool.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "io/backends.h"
+#include "io/trial.h"
 #include "util/error.h"
 #include "util/progress.h"
 
@@ -14,15 +13,7 @@
 
 Qcow2Io *qcow2_spool_new(GError **error)
 {
-    g_autofree char *name = g_build_filename(g_get_tmp_dir(), "qcow-spool-XXXXXX", NULL);
-    int fd = g_mkstemp_full(name, O_RDWR | O_CLOEXEC, 0600);
-
-    if (fd < 0) {
-        qcow2_fail_errno(error, errno, "'%s': spool file (TMPDIR chooses its folder)", name);
-        return NULL;
-    }
-    unlink(name);
-    return qcow2_io_file_from_fd(fd, name, true);
+    return qcow2_io_scratch_new(error);
 }
 
 bool qcow2_spool_fill(Qcow2Io *spool, int fd, uint64_t *ret_len, Qcow2Progress *progress, GError **error)

@@ -14,6 +14,7 @@
 #include "format/delta-ext.h"
 #include "image/bitmap-write.h"
 #include "image/snapshot-write.h"
+#include "io/trial.h"
 #include "move/in-place.h"
 #include "move/spool.h"
 #include "ops/changes.h"
@@ -275,7 +276,7 @@ static bool mark_bitmaps(Import *import, Qcow2Batch *batch, Qcow2Choice *choice,
         && qcow2_batch_mark_bitmaps(batch, import->image, changes, error);
 }
 
-static bool apply(Import *import, GError **error)
+static bool apply_in_batch(Import *import, Qcow2Progress *progress, bool commit, GError **error)
 {
     g_autoptr(Qcow2State) from = qcow2_state_open(import->stack, "@backing", error);
     g_autoptr(Qcow2State) to = from ? qcow2_state_open(import->stack, "@active", error) : NULL;
@@ -295,9 +296,35 @@ static bool apply(Import *import, GError **error)
     g_autoptr(Qcow2Batch) batch = choice ? qcow2_batch_begin(import->image, error) : NULL;
     return batch
            && qcow2_in_place_apply(batch, import->image, to, choice, &options, &import->result,
-                                   import->progress, error)
+                                   progress, error)
            && add_snapshot(import, batch, error) && mark_bitmaps(import, batch, choice, error)
-           && qcow2_batch_commit(batch, error);
+           && (!commit || qcow2_batch_commit(batch, error));
+}
+
+/*
+ * A snapshot raises counts last of all, and of narrow ones some may not be able to grow. That is found out on
+ * trial, so that not even an unused cluster is written by an import that must be refused.
+ */
+static bool apply_on_trial(Import *import, GError **error)
+{
+    Qcow2Io *file = import->image->file;
+    g_autoptr(Qcow2Io) trial = qcow2_io_trial_new(file, error);
+
+    if (!trial) {
+        return false;
+    }
+    import->image->file = trial;
+    bool ok = apply_in_batch(import, NULL, false, error);
+    import->image->file = file;
+    return ok;
+}
+
+static bool apply(Import *import, GError **error)
+{
+    bool is_narrow = import->image->header.layout.refcount_order < 4;
+
+    return (!import->options->name || !is_narrow || apply_on_trial(import, error))
+        && apply_in_batch(import, import->progress, true, error);
 }
 
 /* QEMU neither resizes a version 2 image that has snapshots nor applies one of another size there. */
