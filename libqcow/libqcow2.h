@@ -128,7 +128,6 @@ typedef struct Qcow2OpenOptions {
     bool writable;           /* the image itself is opened for writing; those below it never are */
     bool exclusive;          /* with writable: also readers with force_share are kept out */
     bool dry_run;            /* with writable: no file is changed; see qcow2_chain_get_dry_run() */
-    bool dry_run;            /* with writable: no file is changed; see qcow2_chain_get_dry_run() */
     bool repair;             /* with exclusive: also opens what only qcow2_repair() can do something with */
     bool force_share;        /* read although a VM holds the image's locks */
     bool untrusted;          /* follow no name found inside an image */
@@ -516,6 +515,53 @@ typedef struct Qcow2ImportResult {
 bool qcow2_import_delta(Qcow2Chain *chain, const char *delta, const Qcow2ImportOptions *options,
                         Qcow2ImportResult *ret_result, Qcow2Progress *progress, GError **error);
 
+/* ---- Chains ------------------------------------------------------------------------------------ */
+
+/** What an operation moved. */
+typedef struct Qcow2MoveResult {
+    uint64_t bytes;                 /* guest bytes, as data or as zeros */
+    uint64_t clusters, data_clusters, zero_clusters, compressed_clusters;
+    uint64_t bytes_copied, bytes_cloned;
+} Qcow2MoveResult;
+
+typedef struct Qcow2PullOptions {
+    const char *base;               /* "[2]" or a layer's name; NULL: no backing file at all */
+    const char *base_format;        /* NULL: what is recorded */
+    bool no_reflink;
+} Qcow2PullOptions;
+
+/**
+ * qcow2_pull:
+ * @chain: opened writable and exclusive; its image may be any layer of a longer chain
+ *
+ * Merges upward: what the image and its snapshots read from the layers above the base moves into it, and the
+ * base becomes its backing file. All or nothing, also across a crash.
+ *
+ * Errors: QCOW2_ERROR_NOT_FOUND, QCOW2_ERROR_EXISTS when it is so already, QCOW2_ERROR_UNSUPPORTED.
+ */
+bool qcow2_pull(Qcow2Chain *chain, const Qcow2PullOptions *options, Qcow2MoveResult *ret_result,
+                Qcow2Progress *progress, GError **error);
+
+typedef struct Qcow2RebaseOptions {
+    const char *backing_name;       /* relative to the image's folder; NULL or "": none */
+    const char *backing_format;
+    bool name_only;                 /* contents may change: only the header's name does (qemu-img rebase -u) */
+    bool compress;
+    bool no_reflink;
+} Qcow2RebaseOptions;
+
+/**
+ * qcow2_rebase:
+ * @chain: opened writable and exclusive
+ *
+ * Another backing file. The image and its snapshots read the same: where old and new chain differ, what they
+ * read moves into the image. All or nothing, also across a crash.
+ *
+ * Errors: QCOW2_ERROR_INVALID without a format, or over itself; QCOW2_ERROR_NOT_FOUND; QCOW2_ERROR_UNSUPPORTED.
+ */
+bool qcow2_rebase(Qcow2Chain *chain, const Qcow2RebaseOptions *options, Qcow2MoveResult *ret_result,
+                  Qcow2Progress *progress, GError **error);
+
 /** A state and the file that holds it now. */
 typedef struct Qcow2ExternalFile {
     const char *state;              /* "@active" or a snapshot's name */
@@ -556,6 +602,64 @@ bool qcow2_vmstate_import(Qcow2Chain *chain, const char *state, const char *file
 
 /** qcow2_vmstate_drop: a snapshot loses its VM state. Errors: QCOW2_ERROR_EXISTS when it has none already. */
 bool qcow2_vmstate_drop(Qcow2Chain *chain, const char *state, GError **error);
+
+/** How a copy is made. All zero: raw, as small as it can be, without a look at zeros where extents are shared. */
+typedef struct Qcow2CopyOptions {
+    const char *output_format;      /* "raw" (default) or "qcow2" */
+    const char *create_options;     /* those of qemu-img convert -o; or NULL */
+    const char *backing_name;       /* recorded; only what differs from it is copied; or NULL */
+    const char *backing_format;
+    bool compress;
+    bool existing;                  /* the target is there, is no smaller, and is written in place */
+    bool target_image_opts;         /* with existing: its name is "driver=…,file.filename=…" */
+    bool target_is_zero;            /* with existing: it reads as zeros, so that zeros need not be written */
+    bool has_sparse_size;
+    uint64_t sparse_size;           /* bytes of zeros that are worth a hole, default 4096; 0: everything is
+                                       allocated */
+    bool salvage;                   /* what cannot be read becomes zeros, with a warning for each */
+    bool bitmaps, skip_broken_bitmaps;
+    bool resume;                    /* keep what was copied when it is interrupted, and go on with it */
+    bool no_reflink;
+    bool untrusted;                 /* follow no name found inside the backing file */
+    Qcow2Cache cache;               /* of the target */
+    Qcow2WarnFunc warn;             /* may be NULL */
+    void *warn_data;
+} Qcow2CopyOptions;
+
+typedef struct Qcow2CopyResult {
+    uint64_t virtual_size;
+    uint64_t output_size;           /* length of the target in bytes; 0 when it was written in place */
+    uint64_t bytes_copied, bytes_cloned, bytes_passed_through;
+    uint64_t bytes_resumed;         /* guest bytes that an interrupted run had done */
+    uint64_t bytes_salvaged;        /* guest bytes that could not be read */
+} Qcow2CopyResult;
+
+/**
+ * qcow2_copy:
+ * @sources: states of one chain each, copied one after the other
+ * @target: a path or an NBD URI
+ *
+ * A new file appears under its name, or replaces what has it, when it is whole; a block device, an NBD export
+ * and an existing target are written in place.
+ */
+bool qcow2_copy(Qcow2State *const *sources, size_t n_sources, const char *target,
+                const Qcow2CopyOptions *options, Qcow2CopyResult *ret_result, Qcow2Progress *progress,
+                GError **error);
+
+/** Qcow2CopyChainFunc: @file, without the folder, is complete. */
+typedef void (*Qcow2CopyChainFunc)(const char *layer, const char *file, void *data);
+
+/**
+ * qcow2_copy_chain:
+ * @folder: made when it is missing; existing files of the needed names are replaced
+ * @func: may be NULL
+ *
+ * Copies each layer, from the lowest on, to a file of the same name in @folder, backed by the copy below it.
+ * Internal snapshots, bitmaps and whatever else a layer has are kept.
+ */
+bool qcow2_copy_chain(Qcow2Chain *chain, const char *folder, const Qcow2CopyOptions *options,
+                      Qcow2CopyChainFunc func, void *data, Qcow2CopyResult *ret_result,
+                      Qcow2Progress *progress, GError **error);
 
 typedef struct Qcow2CompareOptions {
     bool strict;                    /* sizes and allocation must agree too */
@@ -617,6 +721,7 @@ typedef struct Qcow2CheckResult {
     uint64_t image_end_offset, total_clusters, allocated_clusters, fragmented_clusters;
     uint64_t compressed_clusters;
     uint64_t additional_corruptions;   /* of the corruptions: what qemu-img check does not look for */
+    uint64_t corruptions_fixed, leaks_fixed;   /* by a repair; those above are what is left */
 } Qcow2CheckResult;
 
 /** Qcow2CheckFunc: one finding, worded as qemu-img check words it; without a newline. */
@@ -633,10 +738,6 @@ typedef void (*Qcow2CheckFunc)(const char *finding, void *data);
 bool qcow2_check(Qcow2Chain *chain, Qcow2CheckFunc func, void *data, Qcow2CheckResult *ret_result,
                  Qcow2Progress *progress, GError **error);
 
-G_END_DECLS
-
-#endif
-    uint64_t corruptions_fixed, leaks_fixed;   /* by a repair; those above are what is left */
 typedef enum {
     QCOW2_REPAIR_NOTHING,
     QCOW2_REPAIR_LEAKS,      /* clusters that nothing refers to any more become free */
@@ -657,3 +758,6 @@ typedef enum {
 bool qcow2_repair(Qcow2Chain *chain, Qcow2Repair what, Qcow2CheckFunc func, void *data,
                   Qcow2CheckResult *ret_result, Qcow2Progress *progress, GError **error);
 
+G_END_DECLS
+
+#endif

@@ -16,6 +16,7 @@ static const ToolText looking[] = {
 };
 
 static const ToolText making[] = {
+    { "copy", "copy images and states, convert, compress and concatenate them" },
     { "create", "make a new image" },
     { "resize", "change the virtual size of an image" },
     { "amend", "change features of an image: version, refcount width, data file" },
@@ -33,9 +34,16 @@ static const ToolText keeping[] = {
     { NULL },
 };
 
+static const ToolText merging[] = {
+    { "pull", "merge upward: make an image independent of layers below it" },
+    { "rebase", "give an image another backing file, with the same contents" },
+    { NULL },
+};
+
 static const ToolGroup groups[] = {
     { "Looking at images", looking },
     { "Making and changing images", making },
+    { "Backing chains", merging },
     { "Snapshots and what changed", keeping },
     { NULL },
 };
@@ -78,7 +86,9 @@ static const ToolWord words[] = {
     { "OUTPUT", TOOL_WORD_FILE, NULL },
     { "DELTA", TOOL_WORD_FILE, NULL },
     { "FOLDER", TOOL_WORD_FILE, NULL },
+    { "LAYER", TOOL_WORD_FILE, NULL },
     { "TOP", TOOL_WORD_FILE, NULL },
+    { "TARGET", TOOL_WORD_FILE, NULL },
     { "A", TOOL_WORD_FILE, NULL },
     { "B", TOOL_WORD_FILE, NULL },
     { "STATE", TOOL_WORD_STATE, NULL },

@@ -2,6 +2,7 @@
 #include "move/in-place.h"
 
 #include "format/l2.h"
+#include "format/refcount.h"
 #include "image/editor.h"
 #include "move/cluster-runs.h"
 #include "move/stream-packer.h"
@@ -178,6 +179,32 @@ static bool comes_from_below(const InPlace *self, const Qcow2ClusterRun *run, co
         && run->guest_end - run->guest_start == run->n_clusters << self->rules.layout->cluster_bits;
 }
 
+/* Streams packed together count together: there may be no room for one reference more. */
+static bool can_refer_again(InPlace *self, uint64_t raw, bool *ret_can, GError **error)
+{
+    uint64_t max = qcow2_refcount_max(self->rules.layout);
+    Qcow2L2Entry entry;
+
+    *ret_can = true;
+    if (!(raw & L2E_COMPRESSED)) {
+        return true;
+    }
+    if (!qcow2_l2_decode(self->rules.layout, raw, 0, &entry, error)) {
+        return false;
+    }
+    unsigned bits = self->rules.layout->cluster_bits;
+    uint64_t last = (entry.host_offset + entry.stream_len - 1) >> bits;
+    for (uint64_t i = entry.host_offset >> bits; *ret_can && i <= last; i++) {
+        uint64_t count;
+        if (!qcow2_counts_cache_get(qcow2_batch_counts(self->batch), i, &count, error)) {
+            return false;
+        }
+        /* Taking the cluster may not be counted yet. */
+        *ret_can = count + 1 < max;
+    }
+    return true;
+}
+
 /* One reference more to what is in the batch. */
 static bool refer_again(InPlace *self, const Qcow2ClusterRun *run, uint64_t raw, GError **error)
 {
@@ -223,7 +250,9 @@ static bool apply_shared_data(InPlace *self, const Qcow2ClusterRun *run, const G
     while (rest.n_clusters > 0) {
         uint64_t raw, n = qcow2_placed_find(self->options.placed, rest.first_cluster, rest.n_clusters, &raw);
         Qcow2ClusterRun part = cut_run(self, &rest, n);
-        if (raw != 0 ? !refer_again(self, &part, raw, error) : !apply_data(self, &part, extents, error)) {
+        bool again = raw != 0;
+        if ((again && !can_refer_again(self, raw, &again, error))
+            || !(again ? refer_again(self, &part, raw, error) : apply_data(self, &part, extents, error))) {
             return false;
         }
         rest.first_cluster += n;

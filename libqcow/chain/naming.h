@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What an image records as the name of the image below it. */
+#ifndef QCOW2_CHAIN_NAMING_H
+#define QCOW2_CHAIN_NAMING_H
+
+#include "chain/chain.h"
+
+/**
+ * qcow2_chain_backing_name:
+ * @above, @below: layers, the lower one anywhere under the upper one
+ *
+ * The name of @below as @above would record it: as the chain records it now where that means the same in
+ * another folder, else a path relative to the folder of @above. Free with g_free().
+ */
+char *qcow2_chain_backing_name(const Qcow2Chain *chain, unsigned above, unsigned below);
+
+/**
+ * qcow2_chain_format_name: "qcow2" or "raw", to be recorded.
+ * Errors: QCOW2_ERROR_UNSUPPORTED for a raw layer whose format was guessed: a guest could make it anything.
+ */
+const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, GError **error);
+
+#endif

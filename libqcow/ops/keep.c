@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ *   step                                                   a crash afterwards leaves
+ *   1  what would read otherwise goes into new clusters,   the image as it was, its file perhaps longer
+ *      of the active layer and of each snapshot, with new
+ *      tables and counts; flush
+ *   2  one header write: tables, snapshots, backing name   the image over the new layers, reading the same
+ */
+#include "ops/keep.h"
+
+#include <string.h>
+
+#include "format/refcount.h"
+#include "image/snapshot-write.h"
+#include "move/in-place.h"
+#include "util/error.h"
+#include "util/progress.h"
+
+/* One run of an operation over the states of an image. */
+typedef struct Keeping {
+    const Qcow2Keep *keep;
+    Qcow2Image *image;
+    Qcow2Chain *after;            /* the image over the new layers */
+    Qcow2Batch *batch;
+    Qcow2Placed *placed;
+    Qcow2Progress *progress;
+    Qcow2MoveResult result;
+} Keeping;
+
+/* A state before and after, and where these two differ. */
+typedef struct Kept {
+    Qcow2State *from, *to;
+    Qcow2Choice *choice;
+} Kept;
+
+static void clear_kept(Kept *kept)
+{
+    g_clear_pointer(&kept->choice, qcow2_choice_free);
+    g_clear_pointer(&kept->from, qcow2_state_free);
+    g_clear_pointer(&kept->to, qcow2_state_free);
+}
+
+/* @entry: NULL for the active layer. */
+static bool open_kept(const Keeping *self, const Qcow2SnapshotEntry *entry, Kept *kept, GError **error)
+{
+    g_autofree char *name = entry ? g_strconcat("id:", entry->id, NULL) : g_strdup("@active");
+    Qcow2ChoiceOptions options = {
+        .unit = qcow2_in_place_unit(self->image),
+        .compare_data = self->keep->compare_data,
+        .n_threads = self->image->n_threads,
+    };
+
+    *kept = (Kept) { 0 };
+    kept->from = qcow2_state_open(self->after, name, error);
+    kept->to = kept->from ? qcow2_state_open(self->keep->chain, name, error) : NULL;
+    kept->choice = kept->to ? qcow2_choice_new(kept->from, kept->to, &options, error) : NULL;
+    if (!kept->choice) {
+        clear_kept(kept);
+        return false;
+    }
+    return true;
+}
+
+static bool count_choice(Qcow2Choice *choice, uint64_t *ret_bytes, GError **error)
+{
+    const GArray *extents;
+
+    *ret_bytes = 0;
+    do {
+        if (!qcow2_choice_next(choice, &extents, error)) {
+            return false;
+        }
+        for (guint i = 0; extents && i < extents->len; i++) {
+            *ret_bytes += g_array_index(extents, Qcow2Extent, i).len_bytes;
+        }
+    } while (extents);
+    qcow2_choice_rewind(choice);
+    return true;
+}
+
+static bool start(Keeping *self, GError **error)
+{
+    if (!qcow2_chain_open_all(self->keep->chain, error) || !qcow2_image_load_snapshots(self->image, error)) {
+        return false;
+    }
+    self->after = qcow2_chain_stack(self->keep->chain, 0, self->keep->below, error);
+    return self->after != NULL;
+}
+
+static void clear(Keeping *self)
+{
+    g_clear_pointer(&self->after, qcow2_chain_free);
+    g_clear_pointer(&self->batch, qcow2_batch_free);
+    g_clear_pointer(&self->placed, qcow2_placed_free);
+}
+
+/* ---- Counting ---------------------------------------------------------------------------------- */
+
+static const Qcow2SnapshotEntry *entry_at(const Keeping *self, guint index)
+{
+    return index < self->image->snapshots->len
+         ? &g_array_index(self->image->snapshots, Qcow2SnapshotEntry, index) : NULL;
+}
+
+static bool count_states(const Keeping *self, uint64_t *ret_bytes, char **ret_changed, GError **error)
+{
+    *ret_bytes = 0;
+    for (guint i = 0; i <= self->image->snapshots->len; i++) {
+        const Qcow2SnapshotEntry *entry = entry_at(self, i);
+        Kept kept;
+        uint64_t bytes;
+        if (!open_kept(self, entry, &kept, error)) {
+            return false;
+        }
+        bool ok = count_choice(kept.choice, &bytes, error);
+        clear_kept(&kept);
+        if (!ok) {
+            return false;
+        }
+        *ret_bytes += bytes;
+        if (bytes > 0 && ret_changed && !*ret_changed) {
+            *ret_changed = g_strdup(entry ? entry->name : "@active");
+        }
+    }
+    return true;
+}
+
+bool qcow2_keep_count(const Qcow2Keep *keep, uint64_t *ret_bytes, char **ret_changed, GError **error)
+{
+    Keeping self = { .keep = keep, .image = qcow2_chain_image(keep->chain, 0) };
+    bool ok = start(&self, error) && count_states(&self, ret_bytes, ret_changed, error);
+
+    clear(&self);
+    return ok;
+}
+
+/* ---- Moving ------------------------------------------------------------------------------------ */
+
+void qcow2_batch_set_backing(Qcow2Batch *batch, const char *name, const char *format)
+{
+    Qcow2Header *header = qcow2_batch_header(batch);
+
+    g_free(header->backing_name);
+    header->backing_name = g_strdup(name);
+    qcow2_batch_set_ext(batch, QCOW2_EXT_BACKING_FORMAT, name ? format : NULL,
+                        name && format ? strlen(format) : 0);
+    qcow2_batch_relay_header(batch);
+}
+
+static void add_stats(Keeping *self, const Qcow2InPlaceStats *stats)
+{
+    Qcow2MoveResult *result = &self->result;
+
+    result->bytes += stats->bytes;
+    result->clusters += stats->data_clusters + stats->zero_clusters + stats->compressed_clusters;
+    result->data_clusters += stats->data_clusters;
+    result->zero_clusters += stats->zero_clusters;
+    result->compressed_clusters += stats->compressed_clusters;
+    result->bytes_copied += stats->moved.bytes_copied;
+    result->bytes_cloned += stats->moved.bytes_cloned;
+}
+
+/* @ret_bytes: 0 when the state keeps its tables. */
+static bool keep_state(Keeping *self, const Qcow2SnapshotEntry *entry, Qcow2InPlaceResult *ret,
+                       uint64_t *ret_bytes, GError **error)
+{
+    Qcow2InPlaceOptions options = {
+        .n_threads = self->image->n_threads,
+        .no_reflink = self->keep->no_reflink,
+        .compress = self->keep->compress,
+        .placed = self->placed,
+    };
+    Kept kept;
+
+    if (!open_kept(self, entry, &kept, error)) {
+        return false;
+    }
+    if (entry) {
+        options.view = &kept.to->view;
+    }
+    bool ok = count_choice(kept.choice, ret_bytes, error);
+    if (ok && *ret_bytes > 0) {
+        qcow2_progress_expect(self->progress, *ret_bytes);
+        ok = qcow2_in_place_apply(self->batch, self->image, kept.to, kept.choice, &options, ret,
+                                  self->progress, error);
+        add_stats(self, &ret->stats);
+    }
+    clear_kept(&kept);
+    return ok;
+}
+
+static bool keep_snapshots(Keeping *self, GError **error)
+{
+    g_autoptr(GPtrArray) entries = qcow2_snapshot_entries(self->image);
+    bool changed = false;
+
+    for (guint i = 0; i < entries->len; i++) {
+        const Qcow2SnapshotEntry *entry = entry_at(self, i);
+        Qcow2InPlaceResult result;
+        uint64_t bytes;
+        if (!keep_state(self, entry, &result, &bytes, error)) {
+            g_prefix_error(error, "snapshot '%s': ", entry->name);
+            return false;
+        }
+        if (bytes == 0) {
+            continue;
+        }
+        GBytes *moved = qcow2_snapshot_entry_with_vm_state(entry->raw, result.l1_offset, result.l1_entries,
+                                                           entry->info.vm_state_size, error);
+        if (!moved) {
+            return false;
+        }
+        g_bytes_unref(g_ptr_array_index(entries, i));
+        g_ptr_array_index(entries, i) = moved;
+        changed = true;
+        if (self->placed) {
+            qcow2_placed_next_state(self->placed);
+        }
+    }
+    return !changed || qcow2_batch_set_snapshots(self->batch, self->image, entries, error);
+}
+
+/* Narrow counts may not hold a reference for each state. */
+static void start_sharing(Keeping *self)
+{
+    const Qcow2Layout *layout = &self->image->header.layout;
+    guint n_states = self->image->snapshots->len + 1;
+
+    if (n_states > 1 && n_states <= qcow2_refcount_max(layout)) {
+        self->placed = qcow2_placed_new(layout->cluster_size);
+    }
+}
+
+static bool run(Keeping *self, GError **error)
+{
+    const Qcow2Keep *keep = self->keep;
+    Qcow2InPlaceResult result;
+    uint64_t bytes;
+
+    if (!start(self, error)) {
+        return false;
+    }
+    self->batch = qcow2_batch_begin(self->image, error);
+    if (!self->batch) {
+        return false;
+    }
+    start_sharing(self);
+    if (keep->set_backing) {
+        qcow2_batch_set_backing(self->batch, keep->backing_name, keep->backing_format);
+    }
+    return keep_snapshots(self, error)
+        && keep_state(self, NULL, &result, &bytes, error)
+        && ((!keep->set_backing && self->result.bytes == 0) || qcow2_batch_commit(self->batch, error));
+}
+
+bool qcow2_keep(const Qcow2Keep *keep, Qcow2MoveResult *ret_result, Qcow2Progress *progress, GError **error)
+{
+    Keeping self = { .keep = keep, .image = qcow2_chain_image(keep->chain, 0), .progress = progress };
+    bool ok = run(&self, error);
+
+    clear(&self);
+    if (ok && ret_result) {
+        *ret_result = self.result;
+    }
+    return ok || qcow2_fail_unchanged(error, qcow2_chain_layer_name(keep->chain, 0));
+}

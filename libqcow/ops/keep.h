@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An image that goes on reading the same over other layers: what any of its states would lose, or see for the
+ * first time, moves into it, and the same header write names the new layers.
+ */
+#ifndef QCOW2_OPS_KEEP_H
+#define QCOW2_OPS_KEEP_H
+
+#include "chain/chain.h"
+#include "image/batch.h"
+
+typedef struct Qcow2Keep {
+    Qcow2Chain *chain;            /* layer 0: the image, open for writing; below it what it reads now */
+    Qcow2Chain *below;            /* what it will be over; NULL: nothing */
+    bool set_backing;             /* the header gets these names: */
+    const char *backing_name, *backing_format;    /* NULL: none */
+    bool compare_data;            /* look at bytes where metadata cannot tell */
+    bool compress, no_reflink;
+} Qcow2Keep;
+
+/**
+ * qcow2_keep_count: what qcow2_keep() would move, in whole clusters of the image.
+ * @ret_changed: NULL, or gets the name of the first state that would read otherwise; free with g_free()
+ */
+bool qcow2_keep_count(const Qcow2Keep *keep, uint64_t *ret_bytes, char **ret_changed, GError **error);
+
+/**
+ * qcow2_keep: all or nothing, for the active layer and every snapshot.
+ * Errors: QCOW2_ERROR_UNSUPPORTED for an image that cannot take what it would have to.
+ */
+bool qcow2_keep(const Qcow2Keep *keep, Qcow2MoveResult *ret_result, Qcow2Progress *progress, GError **error);
+
+/** qcow2_batch_set_backing: the header that the batch writes names this; NULL @name: nothing. */
+void qcow2_batch_set_backing(Qcow2Batch *batch, const char *name, const char *format);
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tool-moved.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+void tool_json_add_moved(GVariantBuilder *object, const Qcow2MoveResult *result)
+{
+    tool_json_add_uint(object, "bytes", result->bytes);
+    tool_json_add_uint(object, "clusters", result->clusters);
+    tool_json_add_uint(object, "data-clusters", result->data_clusters);
+    tool_json_add_uint(object, "zero-clusters", result->zero_clusters);
+    tool_json_add_uint(object, "compressed-clusters", result->compressed_clusters);
+    tool_json_add_uint(object, "bytes-copied", result->bytes_copied);
+    tool_json_add_uint(object, "bytes-cloned", result->bytes_cloned);
+}
+
+char *tool_describe_moved(const Qcow2MoveResult *result, double seconds)
+{
+    g_autofree char *bytes = qcow2_format_size(result->bytes);
+
+    return g_strdup_printf("%s, %" PRIu64 " clusters (%" PRIu64 " data, %" PRIu64 " zero, %" PRIu64
+                           " compressed), in %.2f seconds", bytes, result->clusters, result->data_clusters,
+                           result->zero_clusters, result->compressed_clusters, seconds);
+}
+
+bool tool_print_moved(const Tool *tool, const char *done, const Qcow2MoveResult *result, double seconds)
+{
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+
+    if (tool->quiet) {
+        return true;
+    }
+    if (!tool->json) {
+        g_autofree char *moved = tool_describe_moved(result, seconds);
+        if (done) {
+            printf("%s: %s\n", done, moved);
+        }
+        return true;
+    }
+    tool_json_add_moved(&object, result);
+    tool_json_add(&object, "seconds", g_variant_new_double(seconds));
+    return tool_print_json(tool, g_variant_builder_end(&object));
+}

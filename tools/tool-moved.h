@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What a command that moved data says about it. */
+#ifndef TOOL_MOVED_H
+#define TOOL_MOVED_H
+
+#include "tool-output.h"
+
+/** tool_json_add_moved: "bytes", "clusters" and their kinds. */
+void tool_json_add_moved(GVariantBuilder *object, const Qcow2MoveResult *result);
+
+/** tool_describe_moved: "1.2 GiB, 19200 clusters (…), in 0.52 seconds"; free with g_free(). */
+char *tool_describe_moved(const Qcow2MoveResult *result, double seconds);
+
+/** tool_print_moved: the summary. @done: "Image pulled"; NULL: nothing for people, as qemu-img. */
+bool tool_print_moved(const Tool *tool, const char *done, const Qcow2MoveResult *result, double seconds);
+
+#endif
