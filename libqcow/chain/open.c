@@ -111,7 +111,6 @@ static bool open_image(Qcow2Layer *layer, Qcow2Io *file, const Qcow2OpenOptions 
         || !qcow2_io_identify(file, &layer->identity, error)) {
         return false;
     }
-    bool is_qcow2 = strcmp(format, "qcow2") == 0;
     g_autoptr(Qcow2Io) io = place_to_change(file, on_trial, error);
     if (!io) {
         return false;

@@ -4,7 +4,6 @@
 #include "format/header-switch.h"
 #include "image/free-space.h"
 #include "io/trial.h"
-#include "io/trial.h"
 #include "util/error.h"
 
 #define SECTOR     QCOW2_HEADER_SECTOR
@@ -332,8 +331,6 @@ static bool publish(Qcow2Batch *batch, GError **error)
 
     /* Also after a failure it may be on disk: neither state may be cut off. */
     batch->committed = true;
-    qcow2_trial_note_freed(image->file, qcow2_counts_cache_n_freed(batch->counts)
-                                            << batch->header.layout.cluster_bits);
     qcow2_trial_note_freed(image->file, qcow2_counts_cache_n_freed(batch->counts)
                                             << batch->header.layout.cluster_bits);
     if (!written) {
