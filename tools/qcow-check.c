@@ -160,9 +160,8 @@ static int exit_status(const Tool *tool, const Qcow2CheckResult *result)
 
 static int fail(const Tool *tool, ToolProgress *progress, const GError *error, bool repaired)
 {
-    int interrupted = tool_progress_interrupted(progress, tool, error,
-                                                repaired ? "the image is repaired; check again"
-                                                         : "nothing was changed; the same command starts again");
+    const char *state = repaired ? "the image is repaired; check again" : "nothing was changed; check again";
+    int interrupted = tool_progress_interrupted(progress, tool, error, state);
 
     if (interrupted) {
         return interrupted;

@@ -98,7 +98,13 @@ static bool check_place(const Closely *look, uint64_t offset)
                offset);
     }
     if (qcow2_is_cluster_aligned(look->layout, offset)) {
-        return true;
+        bool is_lost = !look->layout->has_data_file
+                    && !qcow2_check_is_inside(look->pass, offset, look->layout->cluster_size);
+        if (holds_data || !is_lost || !qcow2_check_repairs(look->pass)) {
+            return true;
+        }
+        qcow2_check_report_outside(look->pass, offset, look->layout->cluster_size, look->table->weight);
+        return false;
     }
     if (holds_data) {
         REPORT(look, "ERROR offset=%" PRIx64 ": Data cluster is not properly aligned; L2 entry corrupted.",

@@ -102,6 +102,9 @@ static inline bool qcow2_check_is_inside(const Qcow2CheckPass *pass, uint64_t of
         && offset + len_bytes < pass->file_size + pass->layout->cluster_size;
 }
 
+/** qcow2_check_report_outside: a reference to a range that is not inside. */
+void qcow2_check_report_outside(Qcow2CheckPass *pass, uint64_t offset, uint64_t len_bytes, uint64_t weight);
+
 /** qcow2_check_refer: counts @weight references to all clusters of a range; reports one that is outside. */
 void qcow2_check_refer(Qcow2CheckPass *pass, uint64_t offset, uint64_t len_bytes, uint64_t weight);
 

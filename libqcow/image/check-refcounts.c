@@ -42,7 +42,8 @@ static uint64_t block_offset(const Qcow2CheckPass *pass, uint64_t index)
 
 bool qcow2_check_has_refcount(const Qcow2CheckPass *pass, uint64_t cluster)
 {
-    return cluster < pass->wanted_end || block_offset(pass, cluster >> pass->layout->refblock_bits) != UINT64_MAX;
+    return cluster < pass->wanted_end
+        || block_offset(pass, cluster >> pass->layout->refblock_bits) != UINT64_MAX;
 }
 
 /* ---- Reading counts ------------------------------------------------------------------------------ */

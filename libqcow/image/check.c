@@ -57,6 +57,16 @@ void qcow2_check_found_more(Qcow2CheckPass *pass, Qcow2FindingKind kind, uint64_
 
 /* ---- References ---------------------------------------------------------------------------------- */
 
+void qcow2_check_report_outside(Qcow2CheckPass *pass, uint64_t offset, uint64_t len_bytes,
+                                uint64_t weight)
+{
+    if (pass->first) {
+        qcow2_check_corrupt(pass, weight,
+                            "ERROR: counting reference for region exceeding the end of the file by one "
+                            "cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64, offset, len_bytes);
+    }
+}
+
 void qcow2_check_refer(Qcow2CheckPass *pass, uint64_t offset, uint64_t len_bytes, uint64_t weight)
 {
     unsigned cluster_bits = pass->layout->cluster_bits;
@@ -66,11 +76,7 @@ void qcow2_check_refer(Qcow2CheckPass *pass, uint64_t offset, uint64_t len_bytes
     }
     if (!qcow2_check_is_inside(pass, offset, len_bytes)) {
         pass->outside = MIN(pass->outside, MAX(offset >> cluster_bits, pass->n_in_file));
-        if (pass->first) {
-            qcow2_check_corrupt(pass, weight,
-                                "ERROR: counting reference for region exceeding the end of the file by one "
-                                "cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64, offset, len_bytes);
-        }
+        qcow2_check_report_outside(pass, offset, len_bytes, weight);
         return;
     }
     uint64_t first = offset >> cluster_bits, last = (offset + len_bytes - 1) >> cluster_bits;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * COPIED flags of the active layer, as the refcounts will be. In tables that only snapshots reach the flags
- * say nothing. A table that snapshots share with the active layer stays theirs: the active layer gets another.
+ * say nothing. A table that snapshots share stays theirs, and the active layer gets another.
  */
 #include <string.h>
 

@@ -2,7 +2,7 @@
 /*
  * One repair, and what its parts need of each other. Internal to the repair.
  *
- *   repair.c             finds out what is wrong, lets the parts below work, looks at the result, publishes it
+ *   repair.c             finds out what is wrong, calls the parts below, looks at the result, publishes it
  *   repair-snapshots.c   the snapshot table: entries that no reader would take
  *   repair-tables.c      L1 and L2 tables: entries, and tables that share a cluster with something else
  *   repair-flags.c       COPIED flags of the active layer

@@ -2,7 +2,7 @@
 /*
  * Refcount blocks and the refcount table, as the counted references want them. A block whose counts are right
  * stays, if nothing but the table refers to it; every other one is made anew, and so is the table then. The
- * place of a block is counted too: that may change another block, which moves, until nothing changes any more.
+ * place of a block is counted too: that may change another block, which moves, until nothing changes.
  */
 #include <string.h>
 
@@ -50,7 +50,9 @@ static void recount(Blocks *blocks, uint64_t offset, uint64_t len_bytes, int64_t
         return;
     }
     qcow2_repair_add(blocks->job, offset, len_bytes, delta);
-    for (uint64_t i = first >> blocks->layout->refblock_bits; i <= last >> blocks->layout->refblock_bits; i++) {
+    first >>= blocks->layout->refblock_bits;
+    last >>= blocks->layout->refblock_bits;
+    for (uint64_t i = first; i <= last; i++) {
         look_at(blocks, i);
     }
 }
@@ -129,8 +131,8 @@ static bool keep_what_can_be_kept(Blocks *blocks, GError **error)
 
 static bool is_unused(const Blocks *blocks, size_t index)
 {
-    uint64_t at = index * block_len(blocks), end = MIN(at + block_len(blocks),
-                                                       qcow2_counts_end(blocks->job->counts));
+    uint64_t at = index * block_len(blocks);
+    uint64_t end = MIN(at + block_len(blocks), qcow2_counts_end(blocks->job->counts));
 
     while (at < end) {
         uint64_t step = MIN(end, qcow2_align_down(at, QCOW2_COUNTS_CHUNK) + QCOW2_COUNTS_CHUNK) - at;
@@ -319,7 +321,7 @@ bool qcow2_repair_refcounts(Qcow2RepairJob *job, GError **error)
     g_autofree uint64_t *table = g_new0(uint64_t, 2 * n);
     g_autofree uint8_t *states = g_malloc0(2 * n), *room = g_try_malloc(2 * layout->cluster_size + 16);
     Blocks blocks = {
-        .job = job, .layout = layout, 
+        .job = job, .layout = layout,
         .table = table, .before = table + n, .state = states, .queued = states + n, .n = n,
         .in_file = room, .wanted = room + layout->cluster_size,
     };

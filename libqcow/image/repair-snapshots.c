@@ -106,8 +106,8 @@ static bool say_what_overhangs(Qcow2RepairJob *job, GError **error)
     }
     uint32_t n = qcow2_load_be32(bytes);
     if (n > job->header.n_snapshots && job->what != QCOW2_REPAIR_ALL) {
-        return qcow2_corrupt(error, "header: %" PRIu32 " snapshots, the limit is %u; -r all drops the others", n,
-                             QCOW2_MAX_SNAPSHOTS);
+        return qcow2_corrupt(error, "header: %" PRIu32 " snapshots, the limit is %u; -r all drops the others",
+                             n, QCOW2_MAX_SNAPSHOTS);
     }
     if (n > job->header.n_snapshots) {
         qcow2_repair_say(job, QCOW2_FINDING_CORRUPTION, n - job->header.n_snapshots,

@@ -46,16 +46,22 @@ static bool is_shared(const Tables *tables, uint64_t offset, uint64_t len_bytes,
 
 /* ---- Entries of L2 tables ------------------------------------------------------------------------ */
 
-/* A preallocated cluster that cannot be one; the guest reads zeros, which need none. */
-static bool is_unaligned_zero(const Qcow2Layout *layout, uint64_t raw, uint64_t bitmap)
+/* A preallocated cluster where none can be; the guest reads zeros, or what is below, which need none. */
+static bool is_impossible_zero(const Tables *tables, uint64_t raw, uint64_t bitmap)
 {
+    const Qcow2Layout *layout = tables->layout;
     bool holds_data = layout->extended_l2 ? (uint32_t)bitmap != 0 : !(raw & L2E_ZERO);
+    uint64_t offset = raw & L2E_HOST_OFFSET;
+    bool possible = qcow2_is_cluster_aligned(layout, offset)
+                 && (layout->has_data_file || is_inside(tables, offset, layout->cluster_size));
 
-    return !holds_data && !qcow2_is_cluster_aligned(layout, raw & L2E_HOST_OFFSET);
+    return !holds_data && !possible;
 }
 
-static void mend_entry(const Qcow2Layout *layout, uint64_t *raw, uint64_t *bitmap)
+static void mend_entry(const Tables *tables, uint64_t *raw, uint64_t *bitmap)
 {
+    const Qcow2Layout *layout = tables->layout;
+
     if (*raw & L2E_COMPRESSED) {
         if (!layout->has_data_file) {
             *raw &= ~L2E_COPIED;
@@ -67,21 +73,22 @@ static void mend_entry(const Qcow2Layout *layout, uint64_t *raw, uint64_t *bitma
     if (layout->extended_l2) {
         *raw &= ~L2E_ZERO;    /* there is no such flag beside subclusters */
     }
-    if (is_unaligned_zero(layout, *raw, *bitmap)) {
+    if (is_impossible_zero(tables, *raw, *bitmap)) {
         *raw = layout->extended_l2 ? 0 : L2E_ZERO;
     }
 }
 
 /* Returns whether anything changed. */
-static bool mend_table(const Qcow2Layout *layout, uint8_t *table)
+static bool mend_table(const Tables *tables, uint8_t *table)
 {
+    const Qcow2Layout *layout = tables->layout;
     bool changed = false;
 
     for (size_t i = 0; i < BIT(layout->l2_bits); i++) {
         uint8_t *at = table + i * layout->l2_entry_size;
         uint64_t raw = qcow2_load_be64(at), bitmap = layout->extended_l2 ? qcow2_load_be64(at + 8) : 0;
         uint64_t new_raw = raw, new_bitmap = bitmap;
-        mend_entry(layout, &new_raw, &new_bitmap);
+        mend_entry(tables, &new_raw, &new_bitmap);
         if (new_raw != raw || new_bitmap != bitmap) {
             qcow2_store_be64(at, new_raw);
             if (layout->extended_l2) {
@@ -111,7 +118,7 @@ static bool mend_or_move(Tables *tables, const Qcow2TableRef *table, GError **er
         g_prefix_error(error, "L2 table: ");
         return false;
     }
-    if (!mend_table(tables->layout, tables->room) && !shared) {
+    if (!mend_table(tables, tables->room) && !shared) {
         return true;
     }
     uint64_t offset = qcow2_repair_take(job, 1, error);

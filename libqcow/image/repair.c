@@ -74,8 +74,8 @@ uint64_t qcow2_repair_take(Qcow2RepairJob *job, uint64_t n, GError **error)
 
     if (end > job->count.outside) {
         job->blocked = true;
-        qcow2_corrupt(error, "entries refer to clusters from 0x%" PRIx64 " on, past the end of the file, where"
-                      " the repair would have to write", job->count.outside << bits);
+        qcow2_corrupt(error, "entries refer to clusters from 0x%" PRIx64 " on, past the end of the file,"
+                      " where the repair would have to write", job->count.outside << bits);
         return 0;
     }
     if (end > MAX_OFFSET >> bits || end > qcow2_counts_end(job->counts)
@@ -114,8 +114,9 @@ static bool fill_last_cluster(const Qcow2RepairJob *job, GError **error)
 void qcow2_repair_add(Qcow2RepairJob *job, uint64_t host_offset, uint64_t len_bytes, int64_t delta)
 {
     unsigned bits = job->header.layout.cluster_bits;
+    uint64_t end = len_bytes > 0 ? ((host_offset + len_bytes - 1) >> bits) + 1 : 0;
 
-    for (uint64_t at = host_offset >> bits; len_bytes > 0 && at <= (host_offset + len_bytes - 1) >> bits; at++) {
+    for (uint64_t at = host_offset >> bits; at < end; at++) {
         uint64_t count = qcow2_counts_get(job->counts, at);
         bool fits = delta >= 0 || count >= (uint64_t)-delta;
         qcow2_counts_set(job->counts, at, fits ? count + (uint64_t)delta : 0);
