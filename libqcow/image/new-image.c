@@ -130,6 +130,11 @@ bool qcow2_new_image_lay_out(Qcow2NewImage *image, GError **error)
     return true;
 }
 
+Qcow2Range qcow2_new_image_data(const Qcow2NewImage *image)
+{
+    return (Qcow2Range) { offset_of(image, image->data), offset_of(image, image->data + image->n_data) };
+}
+
 uint64_t qcow2_new_image_take(Qcow2NewImage *image, uint64_t n_clusters)
 {
     uint64_t first = image->next_data;

@@ -12,6 +12,7 @@
 #define QCOW2_IMAGE_NEW_IMAGE_H
 
 #include "format/header.h"
+#include "image/extent.h"
 #include "io/io.h"
 
 typedef struct Qcow2NewImage Qcow2NewImage;
@@ -30,6 +31,9 @@ void qcow2_new_image_expect(Qcow2NewImage *image, uint64_t first_cluster, uint64
 
 /** qcow2_new_image_lay_out: ends the counting; decides where everything is. */
 bool qcow2_new_image_lay_out(Qcow2NewImage *image, GError **error);
+
+/** qcow2_new_image_data: where all data is that was expected, once that is laid out. */
+Qcow2Range qcow2_new_image_data(const Qcow2NewImage *image);
 
 /** qcow2_new_image_take: the next @n host clusters for data; returns the host offset of the first. */
 uint64_t qcow2_new_image_take(Qcow2NewImage *image, uint64_t n_clusters);

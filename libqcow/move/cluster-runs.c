@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "move/cluster-runs.h"
 
+#include "move/holes.h"
+
 /* Streams are made in batches that are kept in memory. */
 #define MAX_STREAM_BYTES (UINT64_C(4) << 20)
 
@@ -19,7 +21,7 @@ static bool can_pass_through(const Qcow2RunRules *rules, const Qcow2Extent *exte
 {
     const Qcow2Image *image = qcow2_chain_image(rules->state->chain, extent->layer);
 
-    return image->header.layout.cluster_size == rules->layout->cluster_size
+    return !rules->unpack && image->header.layout.cluster_size == rules->layout->cluster_size
         && image->header.compression == rules->compression && image->header.crypt == QCOW2_CRYPT_NONE;
 }
 
@@ -50,9 +52,9 @@ static uint32_t subcluster_bits(const Qcow2Layout *layout, uint64_t base, uint64
     return low_bits(last) & ~low_bits(first);
 }
 
-static Qcow2RunKind kind_of_data(const Qcow2RunRules *rules)
+static Qcow2RunKind kind_of_data(const Qcow2RunRules *rules, bool is_cheap)
 {
-    return rules->compress ? QCOW2_RUN_STREAM : QCOW2_RUN_DATA;
+    return rules->compress || (rules->read_first && !is_cheap) ? QCOW2_RUN_STREAM : QCOW2_RUN_DATA;
 }
 
 static void run_of_one_extent(const Qcow2RunRules *rules, const Qcow2Extent *extent, uint64_t n,
@@ -70,7 +72,7 @@ static void run_of_one_extent(const Qcow2RunRules *rules, const Qcow2Extent *ext
         run->kind = QCOW2_RUN_ZERO;
         run->zero_mask = UINT32_MAX;
     } else {
-        run->kind = kind_of_data(rules);
+        run->kind = kind_of_data(rules, reads_zero(extent) || qcow2_is_cheap_to_read(rules->state, extent));
         run->data_mask = UINT32_MAX;
     }
     if (run->kind == QCOW2_RUN_STREAM) {
@@ -88,7 +90,7 @@ static void run_of_mixed_cluster(const Qcow2RunRules *rules, const GArray *exten
     uint64_t base = run->first_cluster << layout->cluster_bits;
     uint64_t end = MIN(base + layout->cluster_size, rules->state->size);
     uint64_t carried = 0;
-    bool any_data = rules->zeros_need_data;
+    bool any_data = rules->zeros_need_data, all_cheap = true;
     const Qcow2Extent *extent;
 
     run->n_clusters = 1;
@@ -101,13 +103,14 @@ static void run_of_mixed_cluster(const Qcow2RunRules *rules, const GArray *exten
         } else {
             run->data_mask |= bits;
             any_data = true;
+            all_cheap = all_cheap && qcow2_is_cheap_to_read(rules->state, extent);
         }
         carried += piece_end - piece_start;
         run->guest_end = piece_end;
     }
     run->zero_mask &= ~run->data_mask;
     run->kind = !any_data ? QCOW2_RUN_ZERO
-              : carried == end - base ? kind_of_data(rules)   /* a stream is always a whole cluster */
+              : carried == end - base ? kind_of_data(rules, all_cheap)   /* a stream is always a whole cluster */
               : QCOW2_RUN_DATA;
 }
 

@@ -29,6 +29,8 @@ typedef struct Qcow2RunRules {
     Qcow2Compression compression;         /* of the target */
     bool compress;
     bool zeros_need_data;                 /* version 2 cannot say "zeros" where something lies below */
+    bool unpack;                          /* streams of the source are not kept */
+    bool read_first;                      /* what is dear to read is read before it gets a place: a STREAM */
 } Qcow2RunRules;
 
 /** Where the next run starts; zeroed to begin with. */

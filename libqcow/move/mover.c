@@ -165,6 +165,15 @@ static bool copy_by_kernel(Qcow2Mover *mover, Run *run, GError **error)
     return true;
 }
 
+static bool zero_target(Qcow2Mover *mover, uint64_t offset, uint64_t len_bytes, GError **error)
+{
+    if (!mover->options.target_is_zero && !qcow2_io_zero(mover->target, offset, len_bytes, true, error)) {
+        g_prefix_error(error, "'%s': ", mover->target->name);
+        return false;
+    }
+    return qcow2_progress_advance(mover->progress, len_bytes, error);
+}
+
 static bool write_target(Qcow2Mover *mover, uint64_t offset, const void *buffer, size_t len_bytes,
                          GError **error)
 {
@@ -173,6 +182,24 @@ static bool write_target(Qcow2Mover *mover, uint64_t offset, const void *buffer,
     }
     count(mover, len_bytes, 0);
     return qcow2_progress_advance(mover->progress, len_bytes, error);
+}
+
+/* With holes for zeros, at borders of blocks as the guest sees them. */
+static bool write_sparse(Qcow2Mover *mover, uint64_t guest_offset, uint64_t offset, const uint8_t *buffer,
+                         size_t len_bytes, GError **error)
+{
+    bool zero;
+
+    for (size_t done = 0, len; done < len_bytes; done += len) {
+        len = qcow2_sparse_piece(&mover->options.sparse, guest_offset + done, buffer + done, len_bytes - done,
+                                 &zero);
+        bool ok = zero ? zero_target(mover, offset + done, len, error)
+                       : write_target(mover, offset + done, buffer + done, len, error);
+        if (!ok) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Any kind of extent, in pieces, through a buffer. */
@@ -188,7 +215,8 @@ static bool copy_by_buffer(Qcow2Mover *mover, const Task *task, uint64_t skip, G
         size_t len = MIN(BUFFER_SIZE, end - at);
         ok = qcow2_state_read_extent(mover->source, reader, extent, extent->guest_offset + at, buffer, len,
                                      error)
-             && write_target(mover, task->job->target_offset + at, buffer, len, error);
+             && write_sparse(mover, extent->guest_offset + at, task->job->target_offset + at, buffer, len,
+                             error);
         at += len;
     }
     qcow2_reader_pool_give(mover->readers, reader);
@@ -231,11 +259,7 @@ static bool do_task(size_t index, void *data, GError **error)
     case QCOW2_EXTENT_UNALLOCATED:
         break;
     }
-    if (!qcow2_io_zero(mover->target, task->job->target_offset + task->skip, task->len_bytes, true, error)) {
-        g_prefix_error(error, "'%s': ", mover->target->name);
-        return false;
-    }
-    return qcow2_progress_advance(mover->progress, task->len_bytes, error);
+    return zero_target(mover, task->job->target_offset + task->skip, task->len_bytes, error);
 }
 
 /* ---- The queue --------------------------------------------------------------------------------- */

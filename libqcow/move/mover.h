@@ -8,6 +8,7 @@
 
 #include "image/reader-pool.h"
 #include "state/state.h"
+#include "util/zeros.h"
 
 typedef struct Qcow2Mover Qcow2Mover;
 
@@ -15,6 +16,8 @@ typedef struct Qcow2MoverOptions {
     unsigned n_threads;       /* 0: the default */
     bool no_reflink;
     bool source_in_use;       /* a VM writes to the source: hold its file system up for short times only */
+    Qcow2SparseRule sparse;   /* of data that goes through a buffer; all zero: it is written as it is */
+    bool target_is_zero;      /* what is not written reads as zeros */
 } Qcow2MoverOptions;
 
 typedef struct Qcow2MoverStats {
@@ -30,7 +33,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Mover, qcow2_mover_free)
 /**
  * qcow2_mover_add:
  * @extent: resolved in the source state; any kind
- * @target_offset: where its bytes go in the target; zeros are written for what reads as zeros
+ * @target_offset: where its bytes go in the target; what reads as zeros is made to read so there
  *
  * Queues a move; when enough is queued it is done at once. Order is not kept: targets must not overlap.
  */

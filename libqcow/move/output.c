@@ -32,6 +32,7 @@ struct Qcow2Output {
     char *target;             /* the name that the file gets, at the end of all links */
     char *temp;               /* NULL once it is renamed */
     bool overwrite;
+    bool resume;              /* the temporary file has a name that is found again */
     Qcow2Cache cache;
     Qcow2Io *old;             /* the file to be replaced, locked, so that no VM starts on it; or NULL */
 };
@@ -163,6 +164,32 @@ static bool make_temp(Qcow2Output *output, GError **error)
     return output->io != NULL;
 }
 
+/* Locked, so that no other process goes on with it at the same time. */
+static bool open_part(Qcow2Output *output, GError **error)
+{
+    mode_t mode = output->old ? 0600 : 0666;
+    Qcow2FileOptions options = {
+        .writable = true,
+        .cache = output->cache,
+        .lock = true,
+        .used = QCOW2_PERM_WRITE | QCOW2_PERM_RESIZE,
+    };
+    struct stat status;
+
+    output->temp = g_strconcat(output->target, ".qcow-part", NULL);
+    int fd = open(output->temp, O_CREAT | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, mode);
+    if (fd < 0) {
+        return qcow2_fail_errno(error, errno, "'%s'", output->temp);
+    }
+    bool ok = fstat(fd, &status) == 0 && check_type(status.st_mode, error);
+    close(fd);
+    output->io = ok ? qcow2_io_file_open(output->temp, &options, error) : NULL;
+    if (!output->io) {
+        g_prefix_error(error, "'%s': ", output->temp);
+    }
+    return output->io != NULL;
+}
+
 static bool prepare(Qcow2Output *output, const char *path, GError **error)
 {
     struct stat status;
@@ -175,20 +202,42 @@ static bool prepare(Qcow2Output *output, const char *path, GError **error)
         return fail_exists(error);
     }
     output->target = follow_links(path, error);
-    return output->target && (!exists || hold_old(output, error)) && make_temp(output, error);
+    return output->target && (!exists || hold_old(output, error))
+        && (output->resume ? open_part(output, error) : make_temp(output, error));
+}
+
+/* Takes @output over. */
+static Qcow2Output *prepared(Qcow2Output *output, const char *path, GError **error)
+{
+    if (!prepare(output, path, error)) {
+        g_prefix_error(error, "'%s': ", path);
+        qcow2_output_free(output);
+        return NULL;
+    }
+    return output;
 }
 
 Qcow2Output *qcow2_output_new(const char *path, bool overwrite, Qcow2Cache cache, GError **error)
 {
-    g_autoptr(Qcow2Output) output = g_new0(Qcow2Output, 1);
+    Qcow2Output *output = g_new0(Qcow2Output, 1);
 
     output->overwrite = overwrite;
     output->cache = cache;
-    if (!prepare(output, path, error)) {
-        g_prefix_error(error, "'%s': ", path);
-        return NULL;
-    }
-    return g_steal_pointer(&output);
+    return prepared(output, path, error);
+}
+
+Qcow2Output *qcow2_output_resume(const char *path, Qcow2Cache cache, GError **error)
+{
+    Qcow2Output *output = g_new0(Qcow2Output, 1);
+
+    output->overwrite = output->resume = true;
+    output->cache = cache;
+    return prepared(output, path, error);
+}
+
+const char *qcow2_output_target(const Qcow2Output *output)
+{
+    return output->target;
 }
 
 Qcow2Io *qcow2_output_io(Qcow2Output *output)
@@ -291,7 +340,7 @@ void qcow2_output_free(Qcow2Output *output)
     if (!output) {
         return;
     }
-    if (output->temp) {
+    if (output->temp && !output->resume) {
         unlink(output->temp);
     }
     g_clear_pointer(&output->io, qcow2_io_unref);

@@ -19,13 +19,24 @@ typedef struct Qcow2Output Qcow2Output;
  */
 Qcow2Output *qcow2_output_new(const char *path, bool overwrite, Qcow2Cache cache, GError **error);
 
+/**
+ * qcow2_output_resume: an output that replaces what is there, and is called "PATH.qcow-part" until it is
+ * published. It stays when it is not, and is opened again, with what is in it, when it is there.
+ *
+ * Errors: QCOW2_ERROR_IN_USE when another process goes on with it already.
+ */
+Qcow2Output *qcow2_output_resume(const char *path, Qcow2Cache cache, GError **error);
+
+/** qcow2_output_target: the name that the file gets, at the end of all links; owned by the output. */
+const char *qcow2_output_target(const Qcow2Output *output);
+
 /** qcow2_output_io: where to write; owned by the output. */
 Qcow2Io *qcow2_output_io(Qcow2Output *output);
 
 /** qcow2_output_publish: flushes the file, renames it, flushes the folder (cache unsafe: renames only). */
 bool qcow2_output_publish(Qcow2Output *output, GError **error);
 
-/** qcow2_output_free: removes the temporary file unless it was published. */
+/** qcow2_output_free: removes the temporary file unless it was published, or shall be resumed. */
 void qcow2_output_free(Qcow2Output *output);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Output, qcow2_output_free)
 

@@ -2,6 +2,8 @@
 #include "move/overlay.h"
 
 #include "format/l2.h"
+#include "image/reserve.h"
+#include "move/holes.h"
 #include "move/placement.h"
 #include "move/streams.h"
 #include "util/bits.h"
@@ -12,6 +14,12 @@
 #define BATCH_STREAM_BYTES (UINT64_C(16) << 20)
 
 #define BUFFER_SIZE (UINT64_C(128) << 10)
+
+/* What has to be aligned where extents are shared: a block of every file system that can do it. */
+#define PROBE_SIZE UINT64_C(4096)
+
+/* Whether extents of the source can be shared. */
+typedef enum { SHARING_UNKNOWN, SHARING_WORKS, SHARING_FAILS } Sharing;
 
 struct Qcow2Overlay {
     Qcow2State *state;
@@ -24,12 +32,20 @@ struct Qcow2Overlay {
     Qcow2Mover *mover;            /* made with the first window, when the target is known */
     GArray *runs;                 /* Qcow2ClusterRun: waiting */
     GArray *streams;              /* Qcow2Stream: of the waiting runs, in order */
+    Sharing sharing;
     Qcow2OverlayStats stats;
 };
 
 uint64_t qcow2_overlay_unit(const Qcow2Header *header)
 {
     return header->layout.subcluster_size;
+}
+
+/* Version 2 cannot say "zeros" where something lies below. */
+static bool zeros_need_data(const Qcow2NewImage *image, const Qcow2OverlayOptions *options)
+{
+    return options->map_zeros
+        || (qcow2_new_image_layout(image)->version < 3 && !options->zeros_are_nothing);
 }
 
 Qcow2Overlay *qcow2_overlay_new(Qcow2State *state, Qcow2Header *header, const Qcow2OverlayOptions *options,
@@ -51,7 +67,9 @@ Qcow2Overlay *qcow2_overlay_new(Qcow2State *state, Qcow2Header *header, const Qc
         .layout = qcow2_new_image_layout(image),
         .compression = compression,
         .compress = options->compress,
-        .zeros_need_data = qcow2_new_image_layout(image)->version < 3,
+        .zeros_need_data = zeros_need_data(image, options),
+        .unpack = options->unpack && !options->compress,
+        .read_first = options->sparse.block > 0,
     };
     overlay->readers = qcow2_reader_pool_new();
     overlay->runs = g_array_new(FALSE, FALSE, sizeof(Qcow2ClusterRun));
@@ -97,6 +115,9 @@ void qcow2_overlay_expect(Qcow2Overlay *overlay, const GArray *extents)
 
     while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
         uint64_t n_data = run.kind == QCOW2_RUN_ZERO ? 0 : run.n_clusters;
+        if (n_data == 0 && overlay->options.zeros_are_nothing) {
+            continue;
+        }
         qcow2_new_image_expect(overlay->image, run.first_cluster, run.n_clusters, n_data);
         overlay->has_streams |= run.kind == QCOW2_RUN_STREAM;
         overlay->stats.bytes += run.guest_end - run.guest_start;
@@ -122,6 +143,9 @@ static bool map_zero(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *
 {
     uint64_t raw = overlay->rules.layout->extended_l2 ? 0 : L2E_ZERO;
 
+    if (overlay->options.zeros_are_nothing) {
+        return true;
+    }
     overlay->stats.zero_clusters += run->n_clusters;
     return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters, raw,
                                bitmap_of(overlay, run), 0, error);
@@ -136,34 +160,57 @@ static bool map_data(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *
                                overlay->rules.layout->cluster_size, error);
 }
 
-static bool write_stream(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, const Qcow2Stream *stream,
-                         GError **error)
+/* A cluster that was only read to be looked at: with holes where the new file has them already. */
+static bool write_plain(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, const Qcow2Stream *stream,
+                        GError **error)
 {
-    const Qcow2Layout *layout = overlay->rules.layout;
     Qcow2ClusterRun run = { .first_cluster = cluster, .n_clusters = 1, .data_mask = UINT32_MAX };
-    uint64_t host_offset, raw;
+    Qcow2SparseRule sparse = overlay->options.target_is_dirty ? (Qcow2SparseRule) { 0 }
+                                                              : overlay->options.sparse;
+    uint64_t host_offset = qcow2_new_image_take(overlay->image, 1);
+    bool zero;
 
-    if (stream->compressed) {
-        host_offset = qcow2_new_image_take_stream(overlay->image, stream->len_bytes);
-        if (!qcow2_l2_encode_compressed(layout, host_offset, stream->len_bytes, &raw)) {
-            return qcow2_fail(error, QCOW2_ERROR_INVALID,
-                              "'%s': a compressed cluster at 0x%" PRIx64 " is past what an entry"
-                              " can name: choose other clusters",
-                              io->name, host_offset);
-        }
-        overlay->stats.compressed_clusters++;
-        overlay->stats.bytes_passed_through += stream->pass_through ? stream->len_bytes : 0;
-        if (!qcow2_new_image_map(overlay->image, io, cluster, 1, raw, 0, 0, error)) {
-            return false;
-        }
-    } else {
-        host_offset = qcow2_new_image_take(overlay->image, 1);
-        if (!map_data(overlay, io, &run, host_offset, error)) {
+    for (size_t done = 0, len; done < stream->len_bytes; done += len) {
+        len = qcow2_sparse_piece(&sparse, done, stream->bytes + done, stream->len_bytes - done, &zero);
+        if (!zero && !qcow2_io_write_named(io, host_offset + done, stream->bytes + done, len, error)) {
             return false;
         }
     }
-    return qcow2_io_write_named(io, host_offset, stream->bytes, stream->len_bytes, error)
-        && qcow2_progress_advance(overlay->progress, stream->guest_end - stream->guest_start, error);
+    return map_data(overlay, io, &run, host_offset, error);
+}
+
+static bool write_zero(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, GError **error)
+{
+    Qcow2ClusterRun run = { .first_cluster = cluster, .n_clusters = 1, .zero_mask = UINT32_MAX };
+
+    return map_zero(overlay, io, &run, error);
+}
+
+static bool write_compressed(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, const Qcow2Stream *stream,
+                             GError **error)
+{
+    uint64_t host_offset = qcow2_new_image_take_stream(overlay->image, stream->len_bytes), raw;
+
+    if (!qcow2_l2_encode_compressed(overlay->rules.layout, host_offset, stream->len_bytes, &raw)) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "'%s': a compressed cluster at 0x%" PRIx64 " is past what an entry"
+                          " can name: choose other clusters",
+                          io->name, host_offset);
+    }
+    overlay->stats.compressed_clusters++;
+    overlay->stats.bytes_passed_through += stream->pass_through ? stream->len_bytes : 0;
+    return qcow2_new_image_map(overlay->image, io, cluster, 1, raw, 0, 0, error)
+        && qcow2_io_write_named(io, host_offset, stream->bytes, stream->len_bytes, error);
+}
+
+static bool write_stream(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, const Qcow2Stream *stream,
+                         GError **error)
+{
+    bool ok = stream->zero         ? write_zero(overlay, io, cluster, error)
+              : stream->compressed ? write_compressed(overlay, io, cluster, stream, error)
+                                   : write_plain(overlay, io, cluster, stream, error);
+
+    return ok && qcow2_progress_advance(overlay->progress, stream->guest_end - stream->guest_start, error);
 }
 
 /* ---- Windows into a file ----------------------------------------------------------------------- */
@@ -174,7 +221,20 @@ static Qcow2Extent slice_of_run(const Qcow2ClusterRun *run, const Qcow2Extent *e
                               MIN(qcow2_extent_end(extent), run->guest_end));
 }
 
-/* What reads as zeros is a hole of the new file already. */
+/* What a cluster holds past the end of the disk would show when the disk grows. */
+static bool move_tail(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, uint64_t host_offset, GError **error)
+{
+    unsigned cluster_bits = overlay->rules.layout->cluster_bits;
+    uint64_t base = run->first_cluster << cluster_bits, end = base + (run->n_clusters << cluster_bits);
+    Qcow2Extent tail = {
+        .guest_offset = run->guest_end, .len_bytes = end - run->guest_end, .kind = QCOW2_EXTENT_ZERO,
+    };
+
+    return !overlay->options.target_is_dirty || tail.len_bytes == 0
+        || qcow2_mover_add(overlay->mover, &tail, host_offset + (run->guest_end - base), error);
+}
+
+/* What reads as zeros is a hole of a new file already. */
 static bool move_run(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, const GArray *extents,
                      uint64_t host_offset, GError **error)
 {
@@ -186,7 +246,8 @@ static bool move_run(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, const GA
             break;
         }
         Qcow2Extent slice = slice_of_run(run, extent);
-        if (extent->kind == QCOW2_EXTENT_ZERO || extent->kind == QCOW2_EXTENT_UNALLOCATED) {
+        bool zero = extent->kind == QCOW2_EXTENT_ZERO || extent->kind == QCOW2_EXTENT_UNALLOCATED;
+        if (zero && !overlay->options.target_is_dirty) {
             if (!qcow2_progress_advance(overlay->progress, slice.len_bytes, error)) {
                 return false;
             }
@@ -195,7 +256,7 @@ static bool move_run(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, const GA
             return false;
         }
     }
-    return true;
+    return move_tail(overlay, run, host_offset, error);
 }
 
 static void queue_streams(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, const GArray *extents)
@@ -209,6 +270,8 @@ static void queue_streams(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, con
             .extents = extents,
             .first_extent = run->first_extent,
             .pass_through = run->pass_through,
+            .store = overlay->rules.unpack,
+            .find_zero = overlay->options.sparse.block > 0 && !overlay->rules.zeros_need_data,
         };
         g_array_append_val(overlay->streams, stream);
     }
@@ -255,7 +318,8 @@ static bool write_waiting_run(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2Clu
 {
     switch (run->kind) {
     case QCOW2_RUN_ZERO:
-        return map_zero(overlay, io, run, error);
+        return map_zero(overlay, io, run, error)
+            && qcow2_progress_advance(overlay->progress, run->guest_end - run->guest_start, error);
     case QCOW2_RUN_DATA:
         return map_data(overlay, io, run, run->host_offset, error);
     case QCOW2_RUN_STREAM:
@@ -299,19 +363,33 @@ static Qcow2Mover *new_mover(Qcow2Overlay *overlay, Qcow2Io *io)
         .n_threads = overlay->options.n_threads,
         .no_reflink = overlay->options.no_reflink,
         .source_in_use = overlay->options.source_in_use,
+        .sparse = overlay->options.sparse,
+        .target_is_zero = !overlay->options.target_is_dirty,
     };
 
     return qcow2_mover_new(overlay->state, io, &options, overlay->progress);
 }
 
-bool qcow2_overlay_write(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
+/* Tried at the beginning of the new file, which is written at the end. */
+static bool try_sharing(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents)
+{
+    for (guint i = 0; i < extents->len && overlay->sharing == SHARING_UNKNOWN; i++) {
+        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+        if (extent->kind == QCOW2_EXTENT_DATA && extent->len_bytes >= PROBE_SIZE
+            && extent->host_offset % PROBE_SIZE == 0) {
+            bool works = qcow2_mover_can_share(overlay->mover, extent, 0)
+                      && qcow2_io_zero(io, 0, PROBE_SIZE, true, NULL);
+            overlay->sharing = works ? SHARING_WORKS : SHARING_FAILS;
+        }
+    }
+    return overlay->sharing == SHARING_WORKS;
+}
+
+static bool write_extents(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
 {
     Qcow2RunCursor cursor = { 0 };
     Qcow2ClusterRun run;
 
-    if (!overlay->mover) {
-        overlay->mover = new_mover(overlay, io);
-    }
     while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
         g_array_append_val(overlay->runs, run);
         if (run.kind == QCOW2_RUN_STREAM) {
@@ -325,6 +403,40 @@ bool qcow2_overlay_write(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *exten
     return write_waiting_runs(overlay, io, extents, error);
 }
 
+typedef struct SliceTarget {
+    Qcow2Overlay *overlay;
+    Qcow2Io *io;
+} SliceTarget;
+
+static bool write_slice_with_holes(const GArray *extents, void *data, GError **error)
+{
+    const SliceTarget *target = data;
+
+    return qcow2_progress_check(target->overlay->progress, error)
+        && write_extents(target->overlay, target->io, extents, error);
+}
+
+static bool write_with_holes(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
+{
+    const Qcow2OverlayOptions *options = &overlay->options;
+    Qcow2HoleRules rules = { overlay->state, options->sparse, options->n_threads, overlay->readers };
+    SliceTarget target = { overlay, io };
+
+    return qcow2_find_holes_in_slices(&rules, extents, write_slice_with_holes, &target, error);
+}
+
+bool qcow2_overlay_write(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
+{
+    const Qcow2OverlayOptions *options = &overlay->options;
+
+    if (!overlay->mover) {
+        overlay->mover = new_mover(overlay, io);
+    }
+    bool looks = options->sparse.block > 0 && !options->compress && !overlay->rules.zeros_need_data
+              && !(options->share_first && try_sharing(overlay, io, extents));
+    return looks ? write_with_holes(overlay, io, extents, error) : write_extents(overlay, io, extents, error);
+}
+
 bool qcow2_overlay_finish(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t *ret_len, GError **error)
 {
     *ret_len = qcow2_new_image_end(overlay->image);
@@ -332,6 +444,43 @@ bool qcow2_overlay_finish(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t *ret_len,
         && qcow2_new_image_end_tables(overlay->image, io, error)
         && qcow2_new_image_write_head(overlay->image, io, false, error)
         && qcow2_io_truncate(io, *ret_len, error);
+}
+
+bool qcow2_overlay_expect_choice(Qcow2Overlay *overlay, Qcow2Choice *choice, GError **error)
+{
+    const GArray *extents = NULL;
+
+    do {
+        if (!qcow2_progress_check(overlay->progress, error) || !qcow2_choice_next(choice, &extents, error)) {
+            return false;
+        }
+        if (extents) {
+            qcow2_overlay_expect(overlay, extents);
+        }
+    } while (extents);
+    return qcow2_overlay_lay_out(overlay, error);
+}
+
+bool qcow2_overlay_write_choice(Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io, uint64_t *ret_len,
+                                GError **error)
+{
+    const GArray *extents = NULL;
+
+    qcow2_choice_rewind(choice);
+    do {
+        if (!qcow2_choice_next(choice, &extents, error)
+            || (extents && !qcow2_overlay_write(overlay, io, extents, error))) {
+            return false;
+        }
+    } while (extents);
+    return qcow2_overlay_finish(overlay, io, ret_len, error);
+}
+
+bool qcow2_overlay_reserve(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2Preallocation mode, GError **error)
+{
+    Qcow2Range data = qcow2_new_image_data(overlay->image);
+
+    return qcow2_reserve(io, data.start, data.end, mode, overlay->progress, error);
 }
 
 /* ---- In file order ----------------------------------------------------------------------------- */

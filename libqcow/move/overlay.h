@@ -11,8 +11,10 @@
 #ifndef QCOW2_MOVE_OVERLAY_H
 #define QCOW2_MOVE_OVERLAY_H
 
+#include "image/create-options.h"
 #include "image/new-image.h"
 #include "move/mover.h"
+#include "state/choice.h"
 
 typedef struct Qcow2Overlay Qcow2Overlay;
 
@@ -21,6 +23,14 @@ typedef struct Qcow2OverlayOptions {
     unsigned n_threads;
     bool no_reflink;
     bool source_in_use;
+
+    /* For a copy, which is as small as can be; all zero for a delta, which says what it is told. */
+    bool unpack;              /* compressed data is stored as it is, unless @compress */
+    Qcow2SparseRule sparse;   /* zeros in data are found and left out; all zero: they are not looked for */
+    bool share_first;         /* ... but not where extents can be shared, and no bytes need to be read */
+    bool zeros_are_nothing;   /* nothing lies below: what reads as zeros is not mapped */
+    bool map_zeros;           /* what reads as zeros gets clusters (preallocation) */
+    bool target_is_dirty;     /* a device: what is not written there reads as anything */
 } Qcow2OverlayOptions;
 
 typedef struct Qcow2OverlayStats {
@@ -51,6 +61,17 @@ bool qcow2_overlay_has_streams(const Qcow2Overlay *overlay);
 /* Writing into a place that can be written at any offset: windows in order, then the end. */
 bool qcow2_overlay_write(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error);
 bool qcow2_overlay_finish(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t *ret_len, GError **error);
+
+/**
+ * qcow2_overlay_expect_choice, _write_choice: the same for all windows of a choice: counts and lays out;
+ * writes and finishes.
+ */
+bool qcow2_overlay_expect_choice(Qcow2Overlay *overlay, Qcow2Choice *choice, GError **error);
+bool qcow2_overlay_write_choice(Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io, uint64_t *ret_len,
+                                GError **error);
+
+/** qcow2_overlay_reserve: sets aside the space of all data that is expected, as for a new image. */
+bool qcow2_overlay_reserve(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2Preallocation mode, GError **error);
 
 /* Writing in file order, which needs has_streams to be false: the head, all tables, then all data. */
 bool qcow2_overlay_write_head(Qcow2Overlay *overlay, Qcow2Io *io, GError **error);

@@ -4,6 +4,7 @@
 #include "codec/codec.h"
 #include "util/error.h"
 #include "util/pool.h"
+#include "util/zeros.h"
 
 typedef struct Work {
     const Qcow2StreamRules *rules;
@@ -88,11 +89,14 @@ static bool make(const Work *work, Qcow2Reader *reader, Qcow2Stream *stream, GEr
         return qcow2_fail_memory(error, cluster_size, "a cluster");
     }
     stream->pass_through = false;
-    if (!read_cluster(work, reader, stream, cluster, error)
-        || !compress(work, reader, stream, cluster, error)) {
+    if (!read_cluster(work, reader, stream, cluster, error)) {
         return false;
     }
-    if (!stream->bytes) {
+    stream->zero = stream->find_zero && qcow2_is_zero(cluster, cluster_size);
+    if (!stream->zero && !stream->store && !compress(work, reader, stream, cluster, error)) {
+        return false;
+    }
+    if (!stream->zero && !stream->bytes) {
         stream->bytes = g_steal_pointer(&cluster);
         stream->len_bytes = cluster_size;
     }

@@ -13,11 +13,14 @@ typedef struct Qcow2Stream {
     const GArray *extents;
     guint first_extent;               /* the one that holds guest_start */
     bool pass_through;
+    bool store;                       /* leave it as it is: it comes here only to be looked at */
+    bool find_zero;                   /* a cluster of zeros shall leave no bytes */
 
     /* Filled by qcow2_streams_make(). */
     uint8_t *bytes;                   /* free it with g_free() */
     size_t len_bytes;                 /* the cluster size when compression did not make it smaller */
     bool compressed;
+    bool zero;                        /* with find_zero: it holds zeros only */
 } Qcow2Stream;
 
 typedef struct Qcow2StreamRules {

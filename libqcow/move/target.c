@@ -4,7 +4,7 @@
 #include <sys/stat.h>
 
 #include "io/backends.h"
-#include "move/output.h"
+#include "util/error.h"
 
 struct Qcow2Target {
     Qcow2Output *output;      /* a regular file; NULL for what is written in place */
@@ -34,26 +34,69 @@ static Qcow2Io *open_in_place(const Qcow2Place *place, Qcow2Cache cache, GError 
     return qcow2_io_file_open(place->target, &options, error);
 }
 
-static bool open_target(Qcow2Target *target, const Qcow2Place *place, Qcow2Cache cache, GError **error)
+static Qcow2Target *new_target(const Qcow2Place *place)
 {
-    if (place->kind == QCOW2_PLACE_FILE && !is_device(place->target)) {
-        target->output = qcow2_output_new(place->target, true, cache, error);
-        target->io = target->output ? qcow2_io_ref(qcow2_output_io(target->output)) : NULL;
-        return target->output != NULL;
+    Qcow2Target *target = g_new0(Qcow2Target, 1);
+
+    target->shown = g_strdup(place->shown);
+    return target;
+}
+
+static bool is_new_file(const Qcow2Place *place)
+{
+    return place->kind == QCOW2_PLACE_FILE && !is_device(place->target);
+}
+
+/* Takes @output over, which may be NULL with an error. */
+static Qcow2Target *target_of_output(const Qcow2Place *place, Qcow2Output *output)
+{
+    if (!output) {
+        return NULL;
     }
-    target->io = open_in_place(place, cache, error);
-    if (!target->io) {
-        g_prefix_error(error, "'%s': ", place->shown);
-    }
-    return target->io != NULL;
+    Qcow2Target *target = new_target(place);
+    target->output = output;
+    target->io = qcow2_io_ref(qcow2_output_io(output));
+    return target;
 }
 
 Qcow2Target *qcow2_target_new(const Qcow2Place *place, Qcow2Cache cache, GError **error)
 {
-    g_autoptr(Qcow2Target) target = g_new0(Qcow2Target, 1);
+    return is_new_file(place) ? target_of_output(place, qcow2_output_new(place->target, true, cache, error))
+                              : qcow2_target_existing(place, cache, error);
+}
 
-    target->shown = g_strdup(place->shown);
-    return open_target(target, place, cache, error) ? g_steal_pointer(&target) : NULL;
+Qcow2Target *qcow2_target_resume(const Qcow2Place *place, Qcow2Cache cache, GError **error)
+{
+    if (!is_new_file(place)) {
+        qcow2_fail(error, QCOW2_ERROR_INVALID,
+                   "'%s': only a copy to a regular file can be resumed; what is written in place is"
+                   " completed by the same command without --resume",
+                   place->shown);
+        return NULL;
+    }
+    return target_of_output(place, qcow2_output_resume(place->target, cache, error));
+}
+
+Qcow2Target *qcow2_target_existing(const Qcow2Place *place, Qcow2Cache cache, GError **error)
+{
+    g_autoptr(Qcow2Target) target = new_target(place);
+
+    target->io = open_in_place(place, cache, error);
+    if (!target->io) {
+        g_prefix_error(error, "'%s': ", place->shown);
+        return NULL;
+    }
+    return g_steal_pointer(&target);
+}
+
+bool qcow2_target_is_new(const Qcow2Target *target)
+{
+    return target->output != NULL;
+}
+
+Qcow2Output *qcow2_target_output(Qcow2Target *target)
+{
+    return target->output;
 }
 
 Qcow2Io *qcow2_target_io(Qcow2Target *target)

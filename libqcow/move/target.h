@@ -8,6 +8,7 @@
 
 #include "chain/place.h"
 #include "io/io.h"
+#include "move/output.h"
 
 typedef struct Qcow2Target Qcow2Target;
 
@@ -18,6 +19,21 @@ typedef struct Qcow2Target Qcow2Target;
  * Errors: as qcow2_output_new(), qcow2_io_file_open() and qcow2_io_nbd_open().
  */
 Qcow2Target *qcow2_target_new(const Qcow2Place *place, Qcow2Cache cache, GError **error);
+
+/**
+ * qcow2_target_resume: for a regular file alone: what is written stays when it is not published, and is there
+ * again the next time; see qcow2_output_resume().
+ */
+Qcow2Target *qcow2_target_resume(const Qcow2Place *place, Qcow2Cache cache, GError **error);
+
+/** qcow2_target_existing: what is there already, also a regular file, is written in place. */
+Qcow2Target *qcow2_target_existing(const Qcow2Place *place, Qcow2Cache cache, GError **error);
+
+/** qcow2_target_is_new: what is not written to a new file reads as zeros. */
+bool qcow2_target_is_new(const Qcow2Target *target);
+
+/** qcow2_target_output: NULL for what is written in place. */
+Qcow2Output *qcow2_target_output(Qcow2Target *target);
 
 /** qcow2_target_io: where to write; owned by the target. A file is empty, anything else is as it was. */
 Qcow2Io *qcow2_target_io(Qcow2Target *target);

@@ -10,27 +10,16 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "chain/chain.h"
 #include "image/create-image.h"
 #include "io/backends.h"
-#include "move/target.h"
+#include "ops/create.h"
 #include "util/error.h"
 #include "util/progress.h"
 
 /* What QEMU asks XFS for, so that images are not in shreds. */
 #define DEFAULT_EXTENT_SIZE_HINT (UINT64_C(1) << 20)
 
-typedef struct Creation {
-    const Qcow2CreateRequest *request;
-    const char *name;
-    bool raw;
-    Qcow2CreateOptions options;
-    Qcow2Place *place, *data_place;
-    Qcow2Chain *backing;              /* NULL: none, or it shall not be looked at */
-    Qcow2Progress *progress;
-} Creation;
-
-static void clear_creation(Creation *creation)
+void qcow2_creation_clear(Qcow2Creation *creation)
 {
     qcow2_create_options_clear(&creation->options);
     g_clear_pointer(&creation->place, qcow2_place_free);
@@ -40,7 +29,7 @@ static void clear_creation(Creation *creation)
 
 /* ---- What is asked for ------------------------------------------------------------------------- */
 
-static bool read_size(Creation *creation, GError **error)
+static bool read_size(Qcow2Creation *creation, GError **error)
 {
     const Qcow2CreateRequest *request = creation->request;
     Qcow2CreateOptions *options = &creation->options;
@@ -56,7 +45,7 @@ static bool read_size(Creation *creation, GError **error)
 }
 
 /* -b and -F win over -o backing_file and backing_fmt. */
-static bool read_backing(Creation *creation, GError **error)
+static bool read_backing(Qcow2Creation *creation, GError **error)
 {
     const Qcow2CreateRequest *request = creation->request;
     Qcow2CreateOptions *options = &creation->options;
@@ -82,7 +71,7 @@ static bool read_backing(Creation *creation, GError **error)
     return true;
 }
 
-static bool read_request(Creation *creation, GError **error)
+static bool read_request(Qcow2Creation *creation, GError **error)
 {
     const Qcow2CreateRequest *request = creation->request;
     const char *format = request->format ? request->format : "qcow2";
@@ -101,7 +90,7 @@ static bool read_request(Creation *creation, GError **error)
 
 /* ---- Names ------------------------------------------------------------------------------------- */
 
-static bool find_places(Creation *creation, GError **error)
+static bool find_places(Qcow2Creation *creation, GError **error)
 {
     const char *data_file = creation->options.data_file;
 
@@ -130,7 +119,7 @@ static bool is_file(const Qcow2IoIdentity *identity, const struct stat *status)
 }
 
 /* What the new image reads, under whatever name, must not be what it replaces. */
-static bool refuse_layers(const Creation *creation, const Qcow2Place *place, GError **error)
+static bool refuse_layers(const Qcow2Creation *creation, const Qcow2Place *place, GError **error)
 {
     struct stat status;
 
@@ -149,7 +138,7 @@ static bool refuse_layers(const Creation *creation, const Qcow2Place *place, GEr
     return true;
 }
 
-static bool refuse_same_names(const Creation *creation, GError **error)
+static bool refuse_same_names(const Qcow2Creation *creation, GError **error)
 {
     struct stat image, data;
     const Qcow2Place *data_place = creation->data_place;
@@ -168,7 +157,7 @@ static bool refuse_same_names(const Creation *creation, GError **error)
 
 /* ---- The backing file -------------------------------------------------------------------------- */
 
-static bool fail_without_format(const Creation *creation, GError **error)
+static bool fail_without_format(const Qcow2Creation *creation, GError **error)
 {
     const char *detected = !creation->backing ? NULL
                          : qcow2_chain_image(creation->backing, 0)->kind == QCOW2_IMAGE_RAW ? "raw" : "qcow2";
@@ -178,7 +167,7 @@ static bool fail_without_format(const Creation *creation, GError **error)
 }
 
 /* A VM may run on it; that it is there, and what lies below it, should be known now. */
-static bool open_backing(Creation *creation, GError **error)
+static bool open_backing(Qcow2Creation *creation, GError **error)
 {
     const Qcow2CreateRequest *request = creation->request;
     Qcow2OpenOptions options = {
@@ -201,7 +190,7 @@ static bool open_backing(Creation *creation, GError **error)
     return true;
 }
 
-static bool find_backing(Creation *creation, GError **error)
+static bool find_backing(Qcow2Creation *creation, GError **error)
 {
     Qcow2CreateOptions *options = &creation->options;
 
@@ -219,7 +208,7 @@ static bool find_backing(Creation *creation, GError **error)
 
 /* ---- Writing ----------------------------------------------------------------------------------- */
 
-static bool check_size(const Creation *creation, GError **error)
+static bool check_size(const Qcow2Creation *creation, GError **error)
 {
     if (!creation->options.has_size) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID, "Image creation needs a size parameter");
@@ -229,7 +218,7 @@ static bool check_size(const Creation *creation, GError **error)
 }
 
 /* Disks have whole sectors; what is announced is what was asked for, as in QEMU. */
-static void announce(Creation *creation)
+static void announce(Qcow2Creation *creation)
 {
     const Qcow2CreateRequest *request = creation->request;
     Qcow2OptionSet set = creation->raw ? QCOW2_OPTIONS_CREATE_RAW : QCOW2_OPTIONS_CREATE;
@@ -242,7 +231,7 @@ static void announce(Creation *creation)
     creation->options.size = qcow2_align_up(creation->options.size, QCOW2_SECTOR_SIZE);
 }
 
-static bool set_hints(const Creation *creation, Qcow2Io *io, GError **error)
+static bool set_hints(const Qcow2Creation *creation, Qcow2Io *io, GError **error)
 {
     const Qcow2CreateOptions *options = &creation->options;
     uint64_t hint = options->has_extent_size_hint ? options->extent_size_hint : DEFAULT_EXTENT_SIZE_HINT;
@@ -262,28 +251,47 @@ static bool set_hints(const Creation *creation, Qcow2Io *io, GError **error)
     return true;
 }
 
-static Qcow2Target *make_target(const Creation *creation, const Qcow2Place *place, GError **error)
+Qcow2Target *qcow2_creation_target(const Qcow2Creation *creation, const Qcow2Place *place, GError **error)
 {
-    g_autoptr(Qcow2Target) target = qcow2_target_new(place, QCOW2_CACHE_WRITEBACK, error);
+    g_autoptr(Qcow2Target) target =
+        creation->resume ? qcow2_target_resume(place, creation->cache, error)
+                         : qcow2_target_new(place, creation->cache, error);
 
     return target && set_hints(creation, qcow2_target_io(target), error) ? g_steal_pointer(&target) : NULL;
 }
 
-static bool write_image(Creation *creation, Qcow2Io *io, Qcow2Io *data, GError **error)
+bool qcow2_creation_begin(Qcow2Creation *ret, const char *name, const Qcow2CreateRequest *request,
+                          GError **error)
 {
-    return creation->raw ? qcow2_create_raw_image(io, &creation->options, creation->progress, error)
-                         : qcow2_create_image(io, data, &creation->options, creation->progress, error);
+    ret->request = request;
+    ret->name = name;
+    qcow2_create_options_init(&ret->options);
+    if (!read_request(ret, error) || !find_places(ret, error) || !find_backing(ret, error)
+        || !check_size(ret, error) || !refuse_same_names(ret, error)) {
+        return false;
+    }
+    announce(ret);
+    return true;
 }
 
-static bool make_image(Creation *creation, GError **error)
+static bool write_image(const Qcow2Creation *creation, Qcow2Io *io, Qcow2Io *data, Qcow2Progress *progress,
+                        GError **error)
+{
+    return creation->raw ? qcow2_create_raw_image(io, &creation->options, progress, error)
+                         : qcow2_create_image(io, data, &creation->options, progress, error);
+}
+
+static bool make_image(const Qcow2Creation *creation, Qcow2Progress *progress, GError **error)
 {
     const Qcow2Place *data_place = creation->data_place;
-    g_autoptr(Qcow2Target) data = data_place ? make_target(creation, data_place, error) : NULL;
+    g_autoptr(Qcow2Target) data = data_place ? qcow2_creation_target(creation, data_place, error) : NULL;
     bool go_on = !data_place || data;
-    g_autoptr(Qcow2Target) target = go_on ? make_target(creation, creation->place, error) : NULL;
+    g_autoptr(Qcow2Target) target =
+        go_on ? qcow2_creation_target(creation, creation->place, error) : NULL;
+    Qcow2Io *data_io = data ? qcow2_target_io(data) : NULL;
 
     return target
-        && write_image(creation, qcow2_target_io(target), data ? qcow2_target_io(data) : NULL, error)
+        && write_image(creation, qcow2_target_io(target), data_io, progress, error)
         && (!data || qcow2_target_publish(data, error))
         && qcow2_target_publish(target, error);
 }
@@ -291,17 +299,11 @@ static bool make_image(Creation *creation, GError **error)
 bool qcow2_create(const char *name, const Qcow2CreateRequest *request, Qcow2Progress *progress,
                   GError **error)
 {
-    Creation creation = { .request = request, .name = name, .progress = progress };
+    Qcow2Creation creation = { 0 };
+    bool ok = qcow2_creation_begin(&creation, name, request, error)
+           && make_image(&creation, progress, error);
 
-    qcow2_create_options_init(&creation.options);
-    bool ok = read_request(&creation, error) && find_places(&creation, error)
-           && find_backing(&creation, error) && check_size(&creation, error)
-           && refuse_same_names(&creation, error);
-    if (ok) {
-        announce(&creation);
-        ok = make_image(&creation, error);
-    }
-    clear_creation(&creation);
+    qcow2_creation_clear(&creation);
     if (ok) {
         qcow2_progress_finish(progress);
     }

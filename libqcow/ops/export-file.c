@@ -14,36 +14,16 @@ Qcow2Overlay *qcow2_export_count(Qcow2Export *job, Qcow2Header *header, Qcow2Cho
         .source_in_use = qcow2_export_source_in_use(job),
     };
     g_autoptr(Qcow2Overlay) overlay = qcow2_overlay_new(job->to, header, &options, job->progress, error);
-    const GArray *extents = NULL;
 
-    if (!overlay) {
-        return NULL;
-    }
-    do {
-        if (!qcow2_progress_check(job->progress, error) || !qcow2_choice_next(choice, &extents, error)) {
-            return NULL;
-        }
-        if (extents) {
-            qcow2_overlay_expect(overlay, extents);
-        }
-    } while (extents);
-    return qcow2_overlay_lay_out(overlay, error) ? g_steal_pointer(&overlay) : NULL;
+    return overlay && qcow2_overlay_expect_choice(overlay, choice, error) ? g_steal_pointer(&overlay) : NULL;
 }
 
 bool qcow2_export_write(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io,
                         GError **error)
 {
-    const GArray *extents = NULL;
     uint64_t file_len;
 
-    qcow2_choice_rewind(choice);
-    do {
-        if (!qcow2_choice_next(choice, &extents, error)
-            || (extents && !qcow2_overlay_write(overlay, io, extents, error))) {
-            return false;
-        }
-    } while (extents);
-    if (!qcow2_overlay_finish(overlay, io, &file_len, error)) {
+    if (!qcow2_overlay_write_choice(overlay, choice, io, &file_len, error)) {
         return false;
     }
     qcow2_export_take_stats(job, overlay, file_len);
@@ -73,7 +53,7 @@ bool qcow2_export_to_file(Qcow2Export *job, GError **error)
     g_auto(Qcow2Header) header = { 0 };
 
     if (!qcow2_export_header(job, false, &header, error)
-        || (job->options->overwrite && !qcow2_export_refuse_layer(job, job->output, error))) {
+        || (job->options->overwrite && !qcow2_refuse_layer(job->to->chain, job->output, error))) {
         return false;
     }
     /* The output first: that it cannot be made should be known before the work. */

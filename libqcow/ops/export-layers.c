@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What must never be written to: the files that the exported image is made of. */
+/* What must never be written to: the files that an image that is read is made of. */
 #include <sys/stat.h>
 
 #include "ops/export.h"
@@ -29,25 +29,25 @@ static Qcow2Chain *open_again(const Qcow2Chain *chain)
     return again;
 }
 
-bool qcow2_export_refuse_layer(const Qcow2Export *job, const char *path, GError **error)
+bool qcow2_refuse_layer(const Qcow2Chain *source, const char *path, GError **error)
 {
     struct stat status;
 
     if (stat(path, &status) < 0) {
         return true;    /* a new file is none of them */
     }
-    g_autoptr(Qcow2Chain) chain = open_again(job->to->chain);
+    g_autoptr(Qcow2Chain) chain = open_again(source);
     for (unsigned i = 0; chain && i < qcow2_chain_n_layers(chain); i++) {
         const Qcow2Layer *layer = qcow2_chain_layer(chain, i);
         (void)qcow2_chain_open_data(chain, i, NULL);
         if (is_file(&layer->identity, &status)) {
             return qcow2_fail(error, QCOW2_ERROR_INVALID,
-                              "'%s': it is layer [%u] of the image that is exported", path, i);
+                              "'%s': it is layer [%u] of the image that is read", path, i);
         }
         if (layer->has_data_identity && is_file(&layer->data_identity, &status)) {
             return qcow2_fail(error, QCOW2_ERROR_INVALID,
                               "'%s': it is the data file of layer [%u] of the image that is"
-                              " exported",
+                              " read",
                               path, i);
         }
     }

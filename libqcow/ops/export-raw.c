@@ -41,7 +41,7 @@ static Qcow2Io *open_target(const Qcow2Export *job, GError **error)
     g_autoptr(Qcow2Place) place = qcow2_place_parse(job->output, NULL, false, error);
 
     if (!place
-        || (place->kind == QCOW2_PLACE_FILE && !qcow2_export_refuse_layer(job, place->target, error))) {
+        || (place->kind == QCOW2_PLACE_FILE && !qcow2_refuse_layer(job->to->chain, place->target, error))) {
         return NULL;
     }
     Qcow2Io *io = open_place(job, place, error);

@@ -28,10 +28,10 @@ Qcow2Choice *qcow2_export_choice(const Qcow2Export *job, uint64_t unit, bool ali
 Qcow2Io *qcow2_export_traced(const Qcow2Export *job, Qcow2Io *io);
 
 /**
- * qcow2_export_refuse_layer: replacing or patching a file that the image is made of would change its other
- * states, and all that stands on that layer.
+ * qcow2_refuse_layer: replacing or patching a file that the image is made of would change its other states,
+ * and all that stands on that layer.
  */
-bool qcow2_export_refuse_layer(const Qcow2Export *job, const char *path, GError **error);
+bool qcow2_refuse_layer(const Qcow2Chain *source, const char *path, GError **error);
 
 /** Each does the whole work but for the witness's beginning. */
 bool qcow2_export_to_file(Qcow2Export *job, GError **error);

@@ -67,18 +67,35 @@ static const Qcow2Range *ranges_of(const Qcow2Choice *choice)
     return (const Qcow2Range *)(const void *)choice->ranges->data;
 }
 
+static uint64_t end_of(const Qcow2Choice *choice)
+{
+    return choice->options.end > 0 ? choice->options.end : choice->to->size;
+}
+
+static bool find_ranges(Qcow2Choice *choice, uint64_t start, uint64_t *ret_end, GError **error)
+{
+    uint64_t limit = end_of(choice);
+
+    if (!choice->options.everything) {
+        return qcow2_diff_next(choice->diff, start, limit, choice->ranges, ret_end, error);
+    }
+    *ret_end = MIN(start + qcow2_state_window(choice->to), limit);
+    g_array_set_size(choice->ranges, 0);
+    qcow2_ranges_push(choice->ranges, start, *ret_end);
+    return true;
+}
+
 /* Puts the extents of one window into choice->scratch. */
 static bool find_extents(Qcow2Choice *choice, uint64_t start, uint64_t *ret_end, GError **error)
 {
     const Qcow2ChoiceOptions *options = &choice->options;
-    uint64_t limit = choice->to->size;
 
     g_array_set_size(choice->scratch, 0);
-    if (!qcow2_diff_next(choice->diff, start, limit, choice->ranges, ret_end, error)) {
+    if (!find_ranges(choice, start, ret_end, error)) {
         return false;
     }
     if (!options->not_aligned || options->compare_data) {
-        qcow2_ranges_align(choice->ranges, options->unit, limit);
+        qcow2_ranges_align(choice->ranges, options->unit, end_of(choice));
     }
     if (options->compare_data
         && !qcow2_drop_same_bytes(choice->from, choice->to, options->unit, options->n_threads, choice->ranges,
@@ -139,7 +156,7 @@ bool qcow2_choice_next(Qcow2Choice *choice, const GArray **ret_extents, GError *
         bool is_new = choice->at == choice->windows->len;
         uint64_t end =
             choice->windows->len ? g_array_index(choice->windows, Window, choice->windows->len - 1).end : 0;
-        if (is_new && end >= choice->to->size) {
+        if (is_new && end >= end_of(choice)) {
             *ret_extents = NULL;
             return true;
         }

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A copy into an image that is there (qemu-img convert -n). Raw bytes are overwritten in place. Of a qcow2
+ * image the active layer is changed, all or nothing, where its bytes differ from those of the source.
+ */
+#include <string.h>
+
+#include "image/batch.h"
+#include "move/in-place.h"
+#include "ops/copy.h"
+#include "ops/export.h"
+#include "util/error.h"
+
+static bool check_size(const Qcow2Copy *copy, uint64_t size, GError **error)
+{
+    return size >= copy->size
+        || qcow2_fail(error, QCOW2_ERROR_INVALID,
+                      "'%s': output file is smaller than input file: it has %" PRIu64
+                      " bytes, and %" PRIu64 " are to be copied",
+                      copy->target, size, copy->size);
+}
+
+/* ---- Raw --------------------------------------------------------------------------------------- */
+
+static bool copy_to_raw(Qcow2Copy *copy, const Qcow2Place *place, GError **error)
+{
+    g_autoptr(Qcow2Target) target = qcow2_target_existing(place, copy->options->cache, error);
+    uint64_t size;
+
+    return target && qcow2_io_get_size(qcow2_target_io(target), &size, error)
+        && check_size(copy, size, error)
+        && qcow2_copy_bytes(copy, qcow2_target_io(target), copy->options->target_is_zero, error)
+        && qcow2_copy_end(copy, error) && qcow2_target_publish(target, error);
+}
+
+/* ---- qcow2 ------------------------------------------------------------------------------------- */
+
+static Qcow2Chain *open_target(const Qcow2Copy *copy, GError **error)
+{
+    Qcow2OpenOptions options = {
+        .format = copy->options->target_image_opts ? copy->options->output_format : "qcow2",
+        .writable = true,
+        .untrusted = copy->options->untrusted,
+        .image_opts = copy->options->target_image_opts,
+        .cache = copy->options->cache,
+        .n_threads = copy->first->options.n_threads,
+        .warn = copy->options->warn,
+        .warn_data = copy->options->warn_data,
+    };
+
+    return qcow2_chain_open(copy->target, &options, error);
+}
+
+/*
+ * What the target shall read as: the source, then what the target holds already. A source that ends inside a
+ * cluster of the target is joined with it; any other can be looked at as if it were as large.
+ */
+static Qcow2Chain *join_with_target(Qcow2Copy *copy, Qcow2State *target, GError **error)
+{
+    Qcow2JoinedPart parts[] = {
+        { .state = copy->source, .len_bytes = copy->size },
+        { .state = target, .start = copy->size, .len_bytes = target->size - copy->size },
+    };
+    Qcow2JoinedOptions options = { 0 };
+
+    if (!qcow2_chain_open_all(copy->source->chain, error) || !qcow2_chain_open_all(target->chain, error)) {
+        return NULL;
+    }
+    g_autoptr(Qcow2Io) io = qcow2_joined_new(parts, G_N_ELEMENTS(parts), &options, error);
+    return io ? qcow2_joined_open(io, &copy->first->options, error) : NULL;
+}
+
+static bool apply(Qcow2Copy *copy, Qcow2Chain *chain, Qcow2State *from, Qcow2State *to, GError **error)
+{
+    Qcow2Image *image = qcow2_chain_image(chain, 0);
+    uint64_t unit = qcow2_in_place_unit(image), old_size = to->size;
+    Qcow2ChoiceOptions choice_options = {
+        .unit = unit,
+        .compare_data = true,
+        .n_threads = copy->first->options.n_threads,
+        .end = MIN(qcow2_align_up(copy->size, unit), image->size),
+    };
+    Qcow2InPlaceOptions options = {
+        .n_threads = copy->first->options.n_threads,
+        .no_reflink = copy->options->no_reflink,
+        .compress = copy->options->compress,
+    };
+    Qcow2InPlaceResult result;
+
+    to->size = image->size;
+    g_autoptr(Qcow2Choice) choice = qcow2_choice_new(from, to, &choice_options, error);
+    g_autoptr(Qcow2Batch) batch = choice ? qcow2_batch_begin(image, error) : NULL;
+    bool ok = batch
+           && qcow2_in_place_apply(batch, image, to, choice, &options, &result, copy->progress, error);
+    to->size = old_size;
+    if (ok) {
+        copy->result.bytes_copied = result.stats.moved.bytes_copied;
+        copy->result.bytes_cloned = result.stats.moved.bytes_cloned;
+    }
+    return ok && qcow2_copy_end(copy, error) && qcow2_batch_commit(batch, error);
+}
+
+static bool apply_source(Qcow2Copy *copy, Qcow2Chain *chain, GError **error)
+{
+    uint64_t unit = qcow2_in_place_unit(qcow2_chain_image(chain, 0));
+    g_autoptr(Qcow2State) from = qcow2_state_open(chain, "@active", error);
+
+    if (!from || !check_size(copy, from->size, error)) {
+        return false;
+    }
+    if (copy->size == from->size || copy->size % unit == 0) {
+        return apply(copy, chain, from, copy->source, error);
+    }
+    g_autoptr(Qcow2Chain) joined = join_with_target(copy, from, error);
+    g_autoptr(Qcow2State) to = joined ? qcow2_state_open(joined, "@active", error) : NULL;
+    return to && apply(copy, chain, from, to, error);
+}
+
+static bool copy_to_qcow2(Qcow2Copy *copy, GError **error)
+{
+    g_autoptr(Qcow2Chain) chain = open_target(copy, error);
+
+    if (!chain) {
+        return false;
+    }
+    if (qcow2_chain_image(chain, 0)->kind == QCOW2_IMAGE_RAW) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "'%s': it is no qcow2 image; to overwrite its bytes say driver=raw", copy->target);
+    }
+    return apply_source(copy, chain, error) || qcow2_fail_unchanged(error, copy->target);
+}
+
+bool qcow2_copy_to_existing(Qcow2Copy *copy, GError **error)
+{
+    const Qcow2CopyOptions *options = copy->options;
+    bool is_raw = options->output_format && strcmp(options->output_format, "raw") == 0;
+    g_autoptr(Qcow2Place) place =
+        qcow2_place_parse(copy->target, NULL, options->target_image_opts, error);
+
+    if (!place
+        || (place->kind == QCOW2_PLACE_FILE && !qcow2_refuse_layer(copy->first, place->target, error))) {
+        return false;
+    }
+    if (!options->output_format && !options->target_image_opts) {
+        is_raw = true;
+    }
+    if (place->format && strcmp(place->format, "raw") == 0) {
+        is_raw = true;
+    }
+    if (is_raw && (place->raw_offset != 0 || place->raw_size != UINT64_MAX)) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "'%s': a part of a raw file cannot be copied to", copy->target);
+    }
+    if (is_raw && options->compress) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Compression not supported for this file format");
+    }
+    return is_raw ? copy_to_raw(copy, place, error) : copy_to_qcow2(copy, error);
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A copy as a new qcow2 image. */
+#include "move/overlay.h"
+#include "ops/copy.h"
+#include "util/error.h"
+
+static Qcow2Preallocation preallocation(const Qcow2Copy *copy, const Qcow2Creation *creation)
+{
+    bool is_off = creation->options.preallocation == QCOW2_PREALLOCATION_OFF;
+
+    return is_off && qcow2_copy_is_all(copy) ? QCOW2_PREALLOCATION_FALLOC : creation->options.preallocation;
+}
+
+static bool check(const Qcow2Copy *copy, const Qcow2Creation *creation, GError **error)
+{
+    bool preallocates = creation->options.preallocation != QCOW2_PREALLOCATION_OFF;
+
+    if (copy->options->compress && preallocates) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "Compression and preallocation not supported at the same time");
+    }
+    if (preallocates && creation->options.backing_file) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "a copy over a backing file cannot be preallocated");
+    }
+    return true;
+}
+
+static Qcow2Overlay *new_overlay(Qcow2Copy *copy, const Qcow2Creation *creation, bool is_new, GError **error)
+{
+    const Qcow2CopyOptions *options = copy->options;
+    bool has_backing = creation->options.backing_file != NULL;
+    bool map_all = preallocation(copy, creation) != QCOW2_PREALLOCATION_OFF && !options->compress;
+    Qcow2OverlayOptions overlay_options = {
+        .compress = options->compress,
+        .n_threads = copy->first->options.n_threads,
+        .no_reflink = options->no_reflink,
+        .source_in_use = copy->first->options.force_share,
+        .unpack = true,
+        .sparse = copy->sparse,
+        .share_first = copy->share_first,
+        .zeros_are_nothing = !has_backing,
+        .map_zeros = map_all && !has_backing,
+        .target_is_dirty = !is_new,
+    };
+    g_auto(Qcow2Header) header = { 0 };
+
+    qcow2_create_options_header(&creation->options, &header);
+    return qcow2_overlay_new(copy->source, &header, &overlay_options, copy->progress, error);
+}
+
+/* What the target must hold: over a backing file that what differs from it, by its bytes. */
+static Qcow2Choice *new_choice(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2State *from,
+                               GError **error)
+{
+    g_auto(Qcow2Header) header = { 0 };
+    bool has_backing = creation->options.backing_file != NULL;
+    bool map_all = preallocation(copy, creation) != QCOW2_PREALLOCATION_OFF && !copy->options->compress;
+
+    qcow2_create_options_header(&creation->options, &header);
+    Qcow2ChoiceOptions options = {
+        .unit = qcow2_overlay_unit(&header),
+        .compare_data = has_backing,
+        .n_threads = copy->first->options.n_threads,
+        .everything = map_all && !has_backing,
+    };
+    return qcow2_choice_new(from, copy->source, &options, error);
+}
+
+static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
+                        Qcow2Choice *choice, GError **error)
+{
+    Qcow2Io *io = qcow2_target_io(target);
+    Qcow2Preallocation mode = preallocation(copy, creation);
+    bool reserves = mode == QCOW2_PREALLOCATION_FALLOC || mode == QCOW2_PREALLOCATION_FULL;
+    g_autoptr(Qcow2Overlay) overlay =
+        new_overlay(copy, creation, qcow2_target_is_new(target), error);
+
+    if (!overlay || !qcow2_overlay_expect_choice(overlay, choice, error)
+        || (reserves && !copy->options->compress && !qcow2_overlay_reserve(overlay, io, mode, error))
+        || !qcow2_overlay_write_choice(overlay, choice, io, &copy->result.output_size, error)) {
+        return false;
+    }
+    Qcow2OverlayStats stats = qcow2_overlay_get_stats(overlay);
+    copy->result.bytes_copied = stats.moved.bytes_copied;
+    copy->result.bytes_cloned = stats.moved.bytes_cloned;
+    copy->result.bytes_passed_through = stats.bytes_passed_through;
+    return true;
+}
+
+bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error)
+{
+    if (!check(copy, creation, error)) {
+        return false;
+    }
+    /* The target first: that it cannot be made should be known before the work. */
+    g_autoptr(Qcow2Target) target = qcow2_creation_target(creation, creation->place, error);
+    Qcow2Chain *from_chain = creation->backing ? creation->backing : copy->source->chain;
+    const char *from_name = creation->backing ? "@active" : "@empty";
+    g_autoptr(Qcow2State) from = target ? qcow2_state_open(from_chain, from_name, error) : NULL;
+    g_autoptr(Qcow2Choice) choice = from ? new_choice(copy, creation, from, error) : NULL;
+
+    return choice && write_image(copy, creation, target, choice, error)
+        && qcow2_copy_end(copy, error) && qcow2_target_publish(target, error);
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A copy as raw bytes: into a new file, a block device, an NBD export, or a file that is there. */
+#include "image/reserve.h"
+#include "move/holes.h"
+#include "ops/copy.h"
+#include "state/choice.h"
+#include "util/error.h"
+#include "util/progress.h"
+
+typedef struct RawCopy {
+    Qcow2Copy *copy;
+    Qcow2Io *target;
+    Qcow2Mover *mover;
+    bool tried_sharing, shares;
+} RawCopy;
+
+static bool move_extents(const GArray *extents, void *data, GError **error)
+{
+    RawCopy *raw = data;
+
+    for (guint i = 0; i < extents->len; i++) {
+        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+        qcow2_progress_expect(raw->copy->progress, extent->len_bytes);
+        if (!qcow2_mover_add(raw->mover, extent, extent->guest_offset, error)) {
+            return false;
+        }
+    }
+    return qcow2_mover_drain(raw->mover, error);
+}
+
+/* Tried with what comes first, where it belongs. */
+static bool try_sharing(RawCopy *raw, const GArray *extents)
+{
+    for (guint i = 0; i < extents->len && !raw->tried_sharing; i++) {
+        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+        if (extent->kind == QCOW2_EXTENT_DATA) {
+            raw->shares = qcow2_mover_can_share(raw->mover, extent, extent->guest_offset);
+            raw->tried_sharing = true;
+        }
+    }
+    return raw->shares;
+}
+
+static bool move_window(RawCopy *raw, const GArray *extents, GError **error)
+{
+    const Qcow2Copy *copy = raw->copy;
+    g_autoptr(Qcow2ReaderPool) readers = qcow2_reader_pool_new();
+    Qcow2HoleRules rules = { copy->source, copy->sparse, copy->first->options.n_threads, readers };
+
+    if (copy->sparse.block == 0 || (copy->share_first && try_sharing(raw, extents))) {
+        return move_extents(extents, raw, error);
+    }
+    return qcow2_find_holes_in_slices(&rules, extents, move_extents, raw, error);
+}
+
+static bool move_windows(RawCopy *raw, Qcow2Choice *choice, GError **error)
+{
+    const GArray *extents = NULL;
+
+    do {
+        if (!qcow2_progress_check(raw->copy->progress, error) || !qcow2_choice_next(choice, &extents, error)
+            || (extents && !move_window(raw, extents, error))) {
+            return false;
+        }
+    } while (extents);
+    return true;
+}
+
+bool qcow2_copy_bytes(Qcow2Copy *copy, Qcow2Io *target, bool is_zero, GError **error)
+{
+    Qcow2MoverOptions mover_options = {
+        .n_threads = copy->first->options.n_threads,
+        .no_reflink = copy->options->no_reflink,
+        .source_in_use = copy->first->options.force_share,
+        .sparse = copy->sparse,
+        .target_is_zero = is_zero,
+    };
+    Qcow2ChoiceOptions choice_options = {
+        .unit = QCOW2_SECTOR_SIZE,
+        .n_threads = copy->first->options.n_threads,
+        .not_aligned = true,
+        .everything = !is_zero,
+        .end = is_zero ? 0 : copy->size,
+    };
+    g_autoptr(Qcow2State) from = qcow2_state_open(copy->source->chain, "@empty", error);
+    g_autoptr(Qcow2Choice) choice =
+        from ? qcow2_choice_new(from, copy->source, &choice_options, error) : NULL;
+    g_autoptr(Qcow2Mover) mover =
+        choice ? qcow2_mover_new(copy->source, target, &mover_options, copy->progress) : NULL;
+    RawCopy raw = { .copy = copy, .target = target, .mover = mover };
+
+    if (!mover || !move_windows(&raw, choice, error)) {
+        return false;
+    }
+    Qcow2MoverStats stats = qcow2_mover_get_stats(mover);
+    copy->result.bytes_copied = stats.bytes_copied;
+    copy->result.bytes_cloned = stats.bytes_cloned;
+    return true;
+}
+
+/* ---- A new file, or what is treated as one ----------------------------------------------------- */
+
+static Qcow2Preallocation preallocation(const Qcow2Copy *copy, const Qcow2Creation *creation)
+{
+    bool is_off = creation->options.preallocation == QCOW2_PREALLOCATION_OFF;
+
+    return is_off && qcow2_copy_is_all(copy) ? QCOW2_PREALLOCATION_FALLOC : creation->options.preallocation;
+}
+
+/* A device must have room for it; a file gets its size, and the space that was asked for. */
+static bool prepare(const Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target, GError **error)
+{
+    Qcow2Io *io = qcow2_target_io(target);
+    bool ok = qcow2_io_truncate(io, copy->size, error)
+           && (!qcow2_target_is_new(target)
+               || qcow2_reserve(io, 0, copy->size, preallocation(copy, creation), copy->progress, error));
+
+    if (!ok) {
+        g_prefix_error(error, "'%s': ", io->name);
+    }
+    return ok;
+}
+
+bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error)
+{
+    g_autoptr(Qcow2Target) target = qcow2_creation_target(creation, creation->place, error);
+
+    copy->result.output_size = copy->size;
+    return target && prepare(copy, creation, target, error)
+        && qcow2_copy_bytes(copy, qcow2_target_io(target), qcow2_target_is_new(target), error)
+        && qcow2_copy_end(copy, error) && qcow2_target_publish(target, error);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The parts of qcow2_copy(). Internal to ops/. */
+#ifndef QCOW2_OPS_COPY_H
+#define QCOW2_OPS_COPY_H
+
+#include "move/mover.h"
+#include "ops/create.h"
+#include "state/joined.h"
+#include "state/witness.h"
+
+/** One copy while it runs. */
+typedef struct Qcow2Copy {
+    Qcow2State *source;           /* what is copied, whole */
+    Qcow2Chain *first;            /* the chain of the first source */
+    const Qcow2CopyOptions *options;
+    const char *target;
+    uint64_t size;                /* of the source, in whole sectors */
+    Qcow2SparseRule sparse;
+    bool share_first;             /* where extents can be shared nobody looks for zeros */
+    Qcow2Progress *progress;
+    GPtrArray *witnesses;         /* Qcow2Witness */
+    Qcow2CopyResult result;
+} Qcow2Copy;
+
+/** qcow2_copy_is_all: everything gets space, zeros too. */
+static inline bool qcow2_copy_is_all(const Qcow2Copy *copy)
+{
+    return copy->options->has_sparse_size && copy->options->sparse_size == 0;
+}
+
+/** qcow2_copy_end: that no source changed; to be called before the target gets its name. */
+bool qcow2_copy_end(const Qcow2Copy *copy, GError **error);
+
+/* Each does the whole work. */
+bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error);
+bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error);
+bool qcow2_copy_to_existing(Qcow2Copy *copy, GError **error);
+
+/** qcow2_copy_bytes: as raw bytes; @is_zero: the target holds zeros. The target is flushed by the caller. */
+bool qcow2_copy_bytes(Qcow2Copy *copy, Qcow2Io *target, bool is_zero, GError **error);
+
+#endif
