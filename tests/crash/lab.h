@@ -45,6 +45,7 @@ typedef struct LabOperation {
     unsigned n_below;         /* images below that it writes */
     int again;                /* Qcow2Error of the same command when its result is there, or LAB_SUCCEEDS */
     bool may_leak;
+    bool repairs;             /* the check finds nothing in its result, and until then what it found before */
     bool sets_bitmaps;        /* what bitmaps hold afterwards is its result; otherwise they get bits as the
                                * guest's contents change */
 } LabOperation;
@@ -84,6 +85,7 @@ typedef struct LabCase {
     GArray *records;          /* Qcow2Record */
     char *refusal;            /* the message of an operation that did not do it; NULL: it did */
     LabContents *after;
+    bool sound;               /* the check found nothing in the state that was judged last */
     LabDisk *disks[LAB_MAX_FILES];    /* as before */
     unsigned n_disks;
     struct {

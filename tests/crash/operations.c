@@ -142,3 +142,30 @@ const LabOperation lab_operations[] = {
     { "vmstate-drop", run_vmstate_drop, LAB_FIRST, .again = QCOW2_ERROR_EXISTS },
     { NULL },
 };
+/* ---- Repair -------------------------------------------------------------------------------------------- */
+
+static bool repair(const LabPlaces *places, Qcow2Repair what, GError **error)
+{
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+    Qcow2CheckResult result;
+
+    return chain && qcow2_repair(chain, what, NULL, NULL, &result, NULL, error);
+}
+
+static bool run_repair_leaks(const LabPlaces *places, const LabSubject *subject, LabWhich which,
+                             GError **error)
+{
+    (void)subject;
+    (void)which;
+    return repair(places, QCOW2_REPAIR_LEAKS, error);
+}
+
+static bool run_repair_all(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)subject;
+    (void)which;
+    return repair(places, QCOW2_REPAIR_ALL, error);
+}
+
+    { "repair-leaks", run_repair_leaks, .again = LAB_SUCCEEDS },
+    { "repair-all", run_repair_all, .again = LAB_SUCCEEDS, .repairs = true },
