@@ -59,7 +59,8 @@ static Qcow2Choice *new_choice(Qcow2Copy *copy, const Qcow2Creation *creation, Q
 
     qcow2_create_options_header(&creation->options, &header);
     Qcow2ChoiceOptions options = {
-        .unit = qcow2_overlay_unit(&header),
+        /* A compressed cluster is always a whole one. */
+        .unit = copy->options->compress ? header.layout.cluster_size : qcow2_overlay_unit(&header),
         .compare_data = has_backing,
         .n_threads = copy->first->options.n_threads,
         .everything = map_all && !has_backing,
