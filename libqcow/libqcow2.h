@@ -520,7 +520,8 @@ bool qcow2_import_delta(Qcow2Chain *chain, const char *delta, const Qcow2ImportO
 /** What an operation moved. */
 typedef struct Qcow2MoveResult {
     uint64_t bytes;                 /* guest bytes, as data or as zeros */
-    uint64_t clusters, data_clusters, zero_clusters, compressed_clusters;
+    uint64_t clusters, data_clusters, zero_clusters, compressed_clusters;    /* that got a new entry */
+    uint64_t bytes_overwritten;     /* of the bytes: into clusters that were there */
     uint64_t bytes_copied, bytes_cloned;
 } Qcow2MoveResult;
 

@@ -3,29 +3,12 @@
 
 #include "format/l2.h"
 #include "format/refcount.h"
-#include "image/editor.h"
-#include "move/cluster-runs.h"
-#include "move/stream-packer.h"
+#include "move/in-place-job.h"
 #include "move/streams.h"
 #include "util/error.h"
 #include "util/progress.h"
 
-typedef struct InPlace {
-    Qcow2Batch *batch;
-    Qcow2Image *image;
-    Qcow2State *to;
-    Qcow2InPlaceOptions options;
-    Qcow2RunRules rules;
-    Qcow2Editor *editor;
-    Qcow2Mover *mover;
-    Qcow2ReaderPool *readers;
-    Qcow2StreamPacker packer;
-    Qcow2Progress *progress;
-    bool zeros_are_nothing;       /* no layer below: a cluster that reads as zeros needs no entry */
-    uint64_t copied_flag;         /* of new clusters: only the active layer's entries have it */
-    bool sharing;                 /* the run at hand may be what another state has got, or will get */
-    Qcow2InPlaceStats stats;
-} InPlace;
+typedef Qcow2InPlaceJob InPlace;
 
 uint64_t qcow2_in_place_unit(const Qcow2Image *image)
 {
@@ -47,6 +30,9 @@ static bool set_zero(InPlace *self, const Qcow2ClusterRun *run, GError **error)
     uint64_t bitmap = extended ? (uint64_t)UINT32_MAX << 32 : 0;
 
     self->stats.zero_clusters += run->n_clusters;
+    if (self->planning) {
+        return true;
+    }
     if (self->zeros_are_nothing) {
         return qcow2_editor_drop(self->editor, run->first_cluster, run->first_cluster + run->n_clusters,
                                  error);
@@ -91,9 +77,12 @@ static bool fill_run(InPlace *self, const Qcow2ClusterRun *run, const GArray *ex
 
 static bool set_data(InPlace *self, const Qcow2ClusterRun *run, uint64_t *ret_host_offset, GError **error)
 {
-    *ret_host_offset = qcow2_batch_take(self->batch, run->n_clusters, error);
-    self->stats.data_clusters += run->n_clusters;
-    return *ret_host_offset != 0
+    bool has_data_file = self->rules.layout->has_data_file;
+
+    /* An external data file holds each cluster where the guest has it. */
+    *ret_host_offset = has_data_file ? run->first_cluster << self->rules.layout->cluster_bits
+                                     : qcow2_batch_take(self->batch, run->n_clusters, error);
+    return (*ret_host_offset != 0 || has_data_file)
         && qcow2_editor_set(self->editor, run->first_cluster, run->n_clusters,
                             *ret_host_offset | self->copied_flag, bitmap_of(self, run),
                             self->rules.layout->cluster_size, error);
@@ -103,6 +92,7 @@ static bool move_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *e
 {
     uint64_t host_offset;
 
+    self->stats.data_clusters += run->n_clusters;
     if (!set_data(self, run, &host_offset, error) || !fill_run(self, run, extents, host_offset, error)) {
         return false;
     }
@@ -135,8 +125,11 @@ static bool write_stream(InPlace *self, uint64_t cluster, const Qcow2Stream *str
         if (!qcow2_editor_set(self->editor, cluster, 1, raw, 0, 0, error)) {
             return false;
         }
-    } else if (!set_data(self, &plain, &host_offset, error)) {
-        return false;
+    } else {
+        self->stats.data_clusters++;
+        if (!set_data(self, &plain, &host_offset, error)) {
+            return false;
+        }
     }
     return qcow2_batch_write(self->batch, host_offset, stream->bytes, stream->len_bytes, error)
         && qcow2_progress_advance(self->progress, stream->guest_end - stream->guest_start, error);
@@ -238,6 +231,13 @@ static Qcow2ClusterRun cut_run(const InPlace *self, const Qcow2ClusterRun *run, 
 
 static bool apply_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, GError **error)
 {
+    bool is_stream = run->kind == QCOW2_RUN_STREAM;
+
+    if (self->planning) {
+        self->stats.compressed_clusters += is_stream ? run->n_clusters : 0;
+        self->stats.data_clusters += is_stream ? 0 : run->n_clusters;
+        return true;
+    }
     return run->kind == QCOW2_RUN_STREAM ? make_streams(self, run, extents, error)
                                          : move_data(self, run, extents, error);
 }
@@ -302,9 +302,31 @@ static void cut_extents(const GArray *extents, uint64_t limit, GArray *ret)
     }
 }
 
+static bool resolve_and_apply(InPlace *self, const Qcow2Range *ranges, size_t n_ranges, GError **error)
+{
+    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+
+    return qcow2_state_resolve(self->to, ranges, n_ranges, QCOW2_NO_STOP, extents, error)
+        && apply_extents(self, extents, error);
+}
+
+static bool apply_window(InPlace *self, const GArray *extents, GArray *ranges, GError **error)
+{
+    if (!self->options.before) {
+        return apply_extents(self, extents, error);
+    }
+    if (!qcow2_in_place_overwrite(self, extents, ranges, error)) {
+        return false;
+    }
+    return ranges->len > 0 ? resolve_and_apply(self, (const Qcow2Range *)(const void *)ranges->data,
+                                               ranges->len, error)
+                           : qcow2_mover_drain(self->mover, error);
+}
+
 static bool apply_choice(InPlace *self, Qcow2Choice *choice, uint64_t limit, GError **error)
 {
     g_autoptr(GArray) part = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+    g_autoptr(GArray) ranges = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     const GArray *extents = NULL;
 
     do {
@@ -313,7 +335,7 @@ static bool apply_choice(InPlace *self, Qcow2Choice *choice, uint64_t limit, GEr
         }
         if (extents) {
             cut_extents(extents, limit, part);
-            if (!apply_extents(self, part, error)) {
+            if (!apply_window(self, part, ranges, error)) {
                 return false;
             }
         }
@@ -327,12 +349,9 @@ static bool apply_choice(InPlace *self, Qcow2Choice *choice, uint64_t limit, GEr
  */
 static bool apply_growth(InPlace *self, uint64_t from, GError **error)
 {
-    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
-
     while (from < self->to->size) {
         Qcow2Range range = { from, MIN(from + qcow2_state_window(self->to), self->to->size) };
-        if (!qcow2_state_resolve(self->to, &range, 1, QCOW2_NO_STOP, extents, error)
-            || !apply_extents(self, extents, error)) {
+        if (!resolve_and_apply(self, &range, 1, error)) {
             return false;
         }
         from = range.end;
@@ -340,80 +359,111 @@ static bool apply_growth(InPlace *self, uint64_t from, GError **error)
     return true;
 }
 
-static bool run_in_place(InPlace *self, const Qcow2View *view, Qcow2Choice *choice,
-                         Qcow2InPlaceResult *ret, GError **error)
+static bool run_in_place(InPlace *self, const Qcow2View *view, Qcow2Choice *choice, GError **error)
 {
     bool grows = self->to->size > view->size;
     uint64_t growth = grows ? qcow2_align_down(view->size, qcow2_in_place_unit(self->image)) : UINT64_MAX;
 
     return apply_choice(self, choice, growth, error)
         && (!grows || apply_growth(self, growth, error))
-        && qcow2_editor_finish(self->editor, &ret->l1_offset, &ret->l1_entries, error);
+        && (!self->last_differs || qcow2_in_place_last_cluster(self, error));
 }
 
 static void clear_in_place(InPlace *self)
 {
-    qcow2_mover_free(self->mover);
-    qcow2_reader_pool_free(self->readers);
-    qcow2_editor_free(self->editor);
+    g_clear_pointer(&self->mover, qcow2_mover_free);
+    g_clear_pointer(&self->readers, qcow2_reader_pool_free);
+    g_clear_pointer(&self->editor, qcow2_editor_free);
 }
 
-static bool check_target(const Qcow2Image *image, GError **error)
+/* What is there may only be overwritten by an operation that can start again. */
+static bool check_target(const InPlace *self, GError **error)
 {
-    return !image->header.layout.has_data_file
+    return !self->image->header.layout.has_data_file || self->options.before
         || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                       "the image keeps its data in an external data file, which can only be"
                       " overwritten in place");
 }
 
-static void become_active(Qcow2Batch *batch, const Qcow2State *to, const Qcow2InPlaceResult *result)
+static void set_rules(InPlace *self)
 {
-    Qcow2Header *header = qcow2_batch_header(batch);
+    const Qcow2Header *header = &self->image->header;
+    bool has_below = qcow2_batch_header(self->batch)->backing_name;
 
-    header->size = to->size;
-    header->l1_offset = result->l1_offset;
-    header->l1_entries = result->l1_entries;
+    self->rules = (Qcow2RunRules) {
+        .state = self->to,
+        .layout = &header->layout,
+        .compression = header->compression,
+        .compress = self->options.compress,
+        .unpack = header->layout.has_data_file,
+        /* A raw data file has to hold the zeros, too. */
+        .zeros_need_data = (header->layout.version < 3 && has_below)
+                        || (header->autoclear & QCOW2_AUTOCLEAR_RAW_DATA),
+    };
+    self->zeros_are_nothing = !has_below;
+}
+
+static bool start(InPlace *self, const Qcow2View *view, GError **error)
+{
+    const Qcow2MoverOptions mover_options = {
+        .n_threads = self->options.n_threads, .no_reflink = self->options.no_reflink,
+    };
+    uint64_t size = self->options.before ? MAX(view->size, self->to->size) : self->to->size;
+
+    set_rules(self);
+    self->copied_flag = self->options.view ? 0 : L2E_COPIED;
+    self->limit = view->size > self->to->size
+                ? qcow2_align_down(self->to->size, self->rules.layout->cluster_size) : UINT64_MAX;
+    if (!check_target(self, error)) {
+        return false;
+    }
+    self->editor = qcow2_editor_new(self->batch, self->image, view, size, error);
+    self->mover = qcow2_mover_new(self->to, self->image->data, &mover_options, self->progress);
+    self->readers = qcow2_reader_pool_new();
+    return self->editor != NULL;
+}
+
+/* Data in another file must be there before anything refers to it. */
+static bool finish(InPlace *self, Qcow2InPlaceResult *ret, GError **error)
+{
+    Qcow2Header *header = qcow2_batch_header(self->batch);
+
+    if (!qcow2_editor_finish(self->editor, &ret->l1_offset, &ret->l1_entries, error)
+        || (self->image->data != self->image->file && !qcow2_io_flush(self->image->data, error))) {
+        return false;
+    }
+    self->stats.moved = qcow2_mover_get_stats(self->mover);
+    ret->stats = self->stats;
+    if (!self->options.view) {
+        header->size = self->options.before ? MAX(header->size, self->to->size) : self->to->size;
+        header->l1_offset = ret->l1_offset;
+        header->l1_entries = ret->l1_entries;
+    }
+    return true;
 }
 
 bool qcow2_in_place_apply(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, Qcow2Choice *choice,
                           const Qcow2InPlaceOptions *options, Qcow2InPlaceResult *ret,
                           Qcow2Progress *progress, GError **error)
 {
-    Qcow2MoverOptions mover_options = { .n_threads = options->n_threads, .no_reflink = options->no_reflink };
     Qcow2View view = options->view ? *options->view : qcow2_image_active_view(image);
-    bool has_below = qcow2_batch_header(batch)->backing_name;
-    InPlace self = {
-        .batch = batch,
-        .image = image,
-        .to = to,
-        .options = *options,
-        .rules = {
-            .state = to,
-            .layout = &image->header.layout,
-            .compression = image->header.compression,
-            .compress = options->compress,
-            .zeros_need_data = image->header.layout.version < 3 && has_below,
-        },
-        .progress = progress,
-        .zeros_are_nothing = !has_below,
-        .copied_flag = options->view ? 0 : L2E_COPIED,
-    };
+    InPlace self = { .batch = batch, .image = image, .to = to, .options = *options, .progress = progress };
+    bool ok = start(&self, &view, error) && run_in_place(&self, &view, choice, error)
+           && finish(&self, ret, error);
 
-    if (!check_target(image, error)) {
-        return false;
-    }
-    self.editor = qcow2_editor_new(batch, image, &view, to->size, error);
-    if (!self.editor) {
-        return false;
-    }
-    self.mover = qcow2_mover_new(to, image->file, &mover_options, progress);
-    self.readers = qcow2_reader_pool_new();
-    bool ok = run_in_place(&self, &view, choice, ret, error);
-    self.stats.moved = qcow2_mover_get_stats(self.mover);
-    ret->stats = self.stats;
     clear_in_place(&self);
-    if (ok && !options->view) {
-        become_active(batch, to, ret);
-    }
+    return ok;
+}
+
+bool qcow2_in_place_plan(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, Qcow2Choice *choice,
+                         const Qcow2InPlaceOptions *options, Qcow2InPlaceStats *ret_stats, GError **error)
+{
+    Qcow2View view = options->view ? *options->view : qcow2_image_active_view(image);
+    InPlace self = { .batch = batch, .image = image, .to = to, .options = *options, .planning = true };
+    bool ok = start(&self, &view, error) && run_in_place(&self, &view, choice, error);
+
+    qcow2_choice_rewind(choice);
+    *ret_stats = self.stats;
+    clear_in_place(&self);
     return ok;
 }

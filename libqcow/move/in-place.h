@@ -18,10 +18,18 @@ typedef struct Qcow2InPlaceOptions {
     bool compress;
     const Qcow2View *view;    /* NULL: the active layer's, which gets the size of the state */
     Qcow2Placed *placed;      /* NULL, or: views share what they all get from the layers below */
+
+    /*
+     * For a merge into the image: clusters that nobody else refers to are overwritten where they are, since
+     * an image above hides them. A larger image keeps its size and what it has past the state's end, which is
+     * read through this chain, whose layer 0 it is. The choice need not be in whole units.
+     */
+    Qcow2Chain *before;
 } Qcow2InPlaceOptions;
 
 typedef struct Qcow2InPlaceStats {
     uint64_t bytes, data_clusters, zero_clusters, compressed_clusters;
+    uint64_t bytes_overwritten;   /* of the bytes: in clusters that were there */
     Qcow2MoverStats moved;
 } Qcow2InPlaceStats;
 
@@ -47,5 +55,12 @@ uint64_t qcow2_in_place_unit(const Qcow2Image *image);
 bool qcow2_in_place_apply(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, Qcow2Choice *choice,
                           const Qcow2InPlaceOptions *options, Qcow2InPlaceResult *ret,
                           Qcow2Progress *progress, GError **error);
+
+/**
+ * qcow2_in_place_plan: the same without doing it: nothing is written, and the batch is as it was.
+ * @ret_stats: what qcow2_in_place_apply() would count; streams that would be made are taken for data
+ */
+bool qcow2_in_place_plan(Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to, Qcow2Choice *choice,
+                         const Qcow2InPlaceOptions *options, Qcow2InPlaceStats *ret_stats, GError **error);
 
 #endif

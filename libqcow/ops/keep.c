@@ -21,6 +21,7 @@ typedef struct Keeping {
     const Qcow2Keep *keep;
     Qcow2Image *image;
     Qcow2Chain *after;            /* the image over the new layers */
+    Qcow2Chain *after_past;       /* the same where these read otherwise */
     Qcow2Batch *batch;
     Qcow2Placed *placed;
     Qcow2Progress *progress;
@@ -29,7 +30,7 @@ typedef struct Keeping {
 
 /* A state before and after, and where these two differ. */
 typedef struct Kept {
-    Qcow2State *from, *to;
+    Qcow2State *from, *past, *to;
     Qcow2Choice *choice;
 } Kept;
 
@@ -37,6 +38,7 @@ static void clear_kept(Kept *kept)
 {
     g_clear_pointer(&kept->choice, qcow2_choice_free);
     g_clear_pointer(&kept->from, qcow2_state_free);
+    g_clear_pointer(&kept->past, qcow2_state_free);
     g_clear_pointer(&kept->to, qcow2_state_free);
 }
 
@@ -53,6 +55,14 @@ static bool open_kept(const Keeping *self, const Qcow2SnapshotEntry *entry, Kept
     *kept = (Kept) { 0 };
     kept->from = qcow2_state_open(self->after, name, error);
     kept->to = kept->from ? qcow2_state_open(self->keep->chain, name, error) : NULL;
+    if (kept->to && self->after_past) {
+        options.past = kept->past = qcow2_state_open(self->after_past, name, error);
+        options.past_from = self->keep->past_from;
+        if (!kept->past) {
+            clear_kept(kept);
+            return false;
+        }
+    }
     kept->choice = kept->to ? qcow2_choice_new(kept->from, kept->to, &options, error) : NULL;
     if (!kept->choice) {
         clear_kept(kept);
@@ -84,12 +94,17 @@ static bool start(Keeping *self, GError **error)
         return false;
     }
     self->after = qcow2_chain_stack(self->keep->chain, 0, self->keep->below, error);
+    if (self->after && self->keep->below_past) {
+        self->after_past = qcow2_chain_stack(self->keep->chain, 0, self->keep->below_past, error);
+        return self->after_past != NULL;
+    }
     return self->after != NULL;
 }
 
 static void clear(Keeping *self)
 {
     g_clear_pointer(&self->after, qcow2_chain_free);
+    g_clear_pointer(&self->after_past, qcow2_chain_free);
     g_clear_pointer(&self->batch, qcow2_batch_free);
     g_clear_pointer(&self->placed, qcow2_placed_free);
 }
@@ -104,8 +119,10 @@ static const Qcow2SnapshotEntry *entry_at(const Keeping *self, guint index)
 
 static bool count_states(const Keeping *self, uint64_t *ret_bytes, char **ret_changed, GError **error)
 {
+    guint n_states = self->image->snapshots->len + !self->keep->snapshots_only;
+
     *ret_bytes = 0;
-    for (guint i = 0; i <= self->image->snapshots->len; i++) {
+    for (guint i = 0; i < n_states; i++) {
         const Qcow2SnapshotEntry *entry = entry_at(self, i);
         Kept kept;
         uint64_t bytes;
@@ -147,15 +164,14 @@ void qcow2_batch_set_backing(Qcow2Batch *batch, const char *name, const char *fo
     qcow2_batch_relay_header(batch);
 }
 
-static void add_stats(Keeping *self, const Qcow2InPlaceStats *stats)
+void qcow2_move_result_add(Qcow2MoveResult *result, const Qcow2InPlaceStats *stats)
 {
-    Qcow2MoveResult *result = &self->result;
-
     result->bytes += stats->bytes;
     result->clusters += stats->data_clusters + stats->zero_clusters + stats->compressed_clusters;
     result->data_clusters += stats->data_clusters;
     result->zero_clusters += stats->zero_clusters;
     result->compressed_clusters += stats->compressed_clusters;
+    result->bytes_overwritten += stats->bytes_overwritten;
     result->bytes_copied += stats->moved.bytes_copied;
     result->bytes_cloned += stats->moved.bytes_cloned;
 }
@@ -183,7 +199,7 @@ static bool keep_state(Keeping *self, const Qcow2SnapshotEntry *entry, Qcow2InPl
         qcow2_progress_expect(self->progress, *ret_bytes);
         ok = qcow2_in_place_apply(self->batch, self->image, kept.to, kept.choice, &options, ret,
                                   self->progress, error);
-        add_stats(self, &ret->stats);
+        qcow2_move_result_add(&self->result, &ret->stats);
     }
     clear_kept(&kept);
     return ok;
@@ -249,7 +265,7 @@ static bool run(Keeping *self, GError **error)
         qcow2_batch_set_backing(self->batch, keep->backing_name, keep->backing_format);
     }
     return keep_snapshots(self, error)
-        && keep_state(self, NULL, &result, &bytes, error)
+        && (keep->snapshots_only || keep_state(self, NULL, &result, &bytes, error))
         && ((!keep->set_backing && self->result.bytes == 0) || qcow2_batch_commit(self->batch, error));
 }
 

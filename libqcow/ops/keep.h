@@ -8,10 +8,14 @@
 
 #include "chain/chain.h"
 #include "image/batch.h"
+#include "move/in-place.h"
 
 typedef struct Qcow2Keep {
     Qcow2Chain *chain;            /* layer 0: the image, open for writing; below it what it reads now */
     Qcow2Chain *below;            /* what it will be over; NULL: nothing */
+    Qcow2Chain *below_past;       /* NULL, or what that reads as from @past_from on */
+    uint64_t past_from;           /* guest offset */
+    bool snapshots_only;          /* the active layer is not looked at */
     bool set_backing;             /* the header gets these names: */
     const char *backing_name, *backing_format;    /* NULL: none */
     bool compare_data;            /* look at bytes where metadata cannot tell */
@@ -29,6 +33,9 @@ bool qcow2_keep_count(const Qcow2Keep *keep, uint64_t *ret_bytes, char **ret_cha
  * Errors: QCOW2_ERROR_UNSUPPORTED for an image that cannot take what it would have to.
  */
 bool qcow2_keep(const Qcow2Keep *keep, Qcow2MoveResult *ret_result, Qcow2Progress *progress, GError **error);
+
+/** qcow2_move_result_add: what was moved by one part of an operation. */
+void qcow2_move_result_add(Qcow2MoveResult *result, const Qcow2InPlaceStats *stats);
 
 /** qcow2_batch_set_backing: the header that the batch writes names this; NULL @name: nothing. */
 void qcow2_batch_set_backing(Qcow2Batch *batch, const char *name, const char *format);

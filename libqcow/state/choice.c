@@ -17,6 +17,7 @@ struct Qcow2Choice {
     Qcow2State *from, *to;
     Qcow2ChoiceOptions options;
     Qcow2Diff *diff;
+    Qcow2Diff *past;          /* NULL unless options.past is set */
     GArray *windows;          /* Window, without gaps */
     uint64_t n_remembered;
     guint at;                 /* the next window to give */
@@ -42,7 +43,10 @@ Qcow2Choice *qcow2_choice_new(Qcow2State *from, Qcow2State *to, const Qcow2Choic
     choice->ranges = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     choice->scratch = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
     choice->diff = qcow2_diff_new(from, to, error);
-    return choice->diff ? g_steal_pointer(&choice) : NULL;
+    if (!choice->diff || (options->past && !(choice->past = qcow2_diff_new(options->past, to, error)))) {
+        return NULL;
+    }
+    return g_steal_pointer(&choice);
 }
 
 void qcow2_choice_free(Qcow2Choice *choice)
@@ -51,6 +55,7 @@ void qcow2_choice_free(Qcow2Choice *choice)
         return;
     }
     qcow2_diff_free(choice->diff);
+    qcow2_diff_free(choice->past);
     g_clear_pointer(&choice->windows, g_array_unref);
     g_clear_pointer(&choice->ranges, g_array_unref);
     g_clear_pointer(&choice->scratch, g_array_unref);
@@ -85,13 +90,43 @@ static bool find_ranges(Qcow2Choice *choice, uint64_t start, uint64_t *ret_end, 
     return true;
 }
 
+static void push_between(GArray *ret, const GArray *ranges, uint64_t start, uint64_t end)
+{
+    for (guint i = 0; i < ranges->len; i++) {
+        const Qcow2Range *range = &g_array_index(ranges, Qcow2Range, i);
+        qcow2_ranges_push(ret, MAX(range->start, start), MIN(range->end, end));
+    }
+}
+
+/* From where the other state counts, in the window that begins at @start. */
+static bool replace_past(Qcow2Choice *choice, uint64_t start, uint64_t end, GError **error)
+{
+    uint64_t from = choice->options.past_from;
+    g_autoptr(GArray) kept = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    g_autoptr(GArray) more = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+
+    if (!choice->past || end <= from) {
+        return true;
+    }
+    push_between(kept, choice->ranges, 0, from);
+    while (start < end) {
+        if (!qcow2_diff_next(choice->past, start, end, more, &start, error)) {
+            return false;
+        }
+        push_between(kept, more, from, end);
+    }
+    g_array_set_size(choice->ranges, 0);
+    g_array_append_vals(choice->ranges, kept->data, kept->len);
+    return true;
+}
+
 /* Puts the extents of one window into choice->scratch. */
 static bool find_extents(Qcow2Choice *choice, uint64_t start, uint64_t *ret_end, GError **error)
 {
     const Qcow2ChoiceOptions *options = &choice->options;
 
     g_array_set_size(choice->scratch, 0);
-    if (!find_ranges(choice, start, ret_end, error)) {
+    if (!find_ranges(choice, start, ret_end, error) || !replace_past(choice, start, *ret_end, error)) {
         return false;
     }
     if (!options->not_aligned || options->compare_data) {

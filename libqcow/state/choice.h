@@ -12,6 +12,8 @@ typedef struct Qcow2ChoiceOptions {
     bool compare_data;        /* leave out units that hold the same bytes in both */
     unsigned n_threads;
     bool not_aligned;         /* keep the ranges as they differ; @unit is for comparing data only */
+    Qcow2State *past;         /* NULL, or the state to compare with from @past_from on; borrowed */
+    uint64_t past_from;       /* guest offset */
     bool everything;          /* all of @to, also what does not differ */
     uint64_t end;             /* where to stop in @to; 0: at its end */
 } Qcow2ChoiceOptions;
