@@ -202,6 +202,11 @@ static Qcow2BitmapEntry *find_usable(const Qcow2BitmapEdit *edit, const char *na
     return entry_at(edit, index);
 }
 
+bool qcow2_bitmap_edit_check(const Qcow2BitmapEdit *edit, const char *name, GError **error)
+{
+    return find_usable(edit, name, error) != NULL;
+}
+
 static Qcow2BitmapBits *open_bits(const Qcow2BitmapEdit *edit, const Qcow2BitmapEntry *entry, GError **error)
 {
     return qcow2_bitmap_bits_open(edit->image, edit->batch, entry, edit->disk_size, error);

@@ -45,6 +45,9 @@ bool qcow2_bitmap_edit_remove(Qcow2BitmapEdit *edit, const char *name, GError **
 bool qcow2_bitmap_edit_clear(Qcow2BitmapEdit *edit, const char *name, GError **error);
 bool qcow2_bitmap_edit_enable(Qcow2BitmapEdit *edit, const char *name, bool enabled, GError **error);
 
+/** qcow2_bitmap_edit_check: whether @name is there and not in use. */
+bool qcow2_bitmap_edit_check(const Qcow2BitmapEdit *edit, const char *name, GError **error);
+
 /** qcow2_bitmap_edit_set: @ranges: Qcow2Range, sorted; guest bytes */
 bool qcow2_bitmap_edit_set(Qcow2BitmapEdit *edit, const char *name, const GArray *ranges, GError **error);
 

@@ -48,14 +48,14 @@ static bool add(const Changing *changing, bool enabled, GError **error)
 static bool add_changes(const Changing *changing, const Qcow2BitmapAction *action, GError **error)
 {
     g_autoptr(GArray) ranges = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
-
-    if (!add(changing, false, error)) {
-        return false;
-    }
     g_autoptr(Qcow2State) from = qcow2_state_open(changing->chain, action->from, error);
     g_autoptr(Qcow2State) to = from ? qcow2_state_open(changing->chain, action->to, error) : NULL;
+
+    if (!to || !add(changing, false, error)) {
+        return false;
+    }
     uint64_t unit = BIT(qcow2_bitmap_edit_find(changing->edit, changing->name)->granularity_bits);
-    return to && qcow2_find_changes(from, to, unit, ranges, changing->progress, error)
+    return qcow2_find_changes(from, to, unit, ranges, changing->progress, error)
         && qcow2_bitmap_edit_set(changing->edit, changing->name, ranges, error);
 }
 
@@ -80,7 +80,7 @@ static bool merge_from_source(const Changing *changing, const char *name, GError
 {
     uint64_t size = qcow2_bitmap_edit_size(changing->edit);
     g_autoptr(GArray) entries = qcow2_image_read_bitmaps(changing->source, error);
-    const Qcow2BitmapEntry *entry;
+    const Qcow2BitmapEntry *entry = NULL;
 
     if (!entries || !find_in_source(changing, name, entries, &entry, error)) {
         return false;
@@ -97,8 +97,8 @@ static bool merge_from_source(const Changing *changing, const char *name, GError
 
 static bool merge(const Changing *changing, const char *name, GError **error)
 {
-    if (!qcow2_bitmap_edit_find(changing->edit, changing->name)) {
-        return qcow2_fail(error, QCOW2_ERROR_NOT_FOUND, "Dirty bitmap '%s' not found", changing->name);
+    if (!qcow2_bitmap_edit_check(changing->edit, changing->name, error)) {
+        return false;
     }
     if (changing->source) {
         return merge_from_source(changing, name, error);

@@ -280,15 +280,6 @@ resize_round() {
     cmp before.qcow2 after.qcow2
 }
 
-@test "resize: an image with bitmaps is refused as long as they cannot follow" {
-    make_image t.qcow2 1M
-    qemu-img bitmap --add t.qcow2 b
-    remember_image t.qcow2
-    run -1 qcow-resize t.qcow2 2M
-    assert_output_has "dirty bitmaps"
-    assert_image_unchanged t.qcow2
-}
-
 @test "resize: an encrypted image grows without its key where nothing must be written" {
     for _ in {1..20}; do
         make_image t.qcow2 1M --object secret,id=s,data=pw \
