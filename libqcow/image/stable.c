@@ -25,7 +25,10 @@ static bool read_once(Qcow2Io *file, Qcow2StableRead *ret, GError **error)
 
 static bool same_bytes(const Qcow2StableRead *a, const Qcow2StableRead *b)
 {
-    return a->bytes->len == b->bytes->len && memcmp(a->bytes->data, b->bytes->data, a->bytes->len) == 0;
+    guint len = a->bytes->len;
+
+    /* When nothing could be read there is no pointer either. */
+    return len == b->bytes->len && (len == 0 || memcmp(a->bytes->data, b->bytes->data, len) == 0);
 }
 
 bool qcow2_stable_read(Qcow2Io *file, Qcow2StableRead *ret, GError **error)
