@@ -307,15 +307,18 @@ static bool apply_in_batch(Import *import, Qcow2Progress *progress, bool commit,
  */
 static bool apply_on_trial(Import *import, GError **error)
 {
-    Qcow2Io *file = import->image->file;
+    Qcow2Image *image = import->image;
+    Qcow2Io *file = image->file, *data = image->data;
     g_autoptr(Qcow2Io) trial = qcow2_io_trial_new(file, error);
 
     if (!trial) {
         return false;
     }
-    import->image->file = trial;
+    image->file = trial;
+    image->data = data == file ? trial : data;
     bool ok = apply_in_batch(import, NULL, false, error);
-    import->image->file = file;
+    image->file = file;
+    image->data = data;
     return ok;
 }
 
