@@ -159,6 +159,14 @@ static bool can_share_cluster(const Qcow2NewImage *image)
            < MIN(qcow2_refcount_max(&image->header.layout), G_MAXUINT16);
 }
 
+static void count_stream(Qcow2NewImage *image, uint64_t data_cluster)
+{
+    if (image->counts->len < data_cluster + 1) {
+        g_array_set_size(image->counts, (guint)(data_cluster + 1));
+    }
+    g_array_index(image->counts, guint16, data_cluster)++;
+}
+
 uint64_t qcow2_new_image_take_stream(Qcow2NewImage *image, uint64_t len_bytes)
 {
     uint64_t cluster_size = image->header.layout.cluster_size;
@@ -175,11 +183,8 @@ uint64_t qcow2_new_image_take_stream(Qcow2NewImage *image, uint64_t len_bytes)
     uint64_t first = start >> cluster_bits, last = (start + len_bytes - 1) >> cluster_bits;
     image->next_data = MAX(image->next_data, last + 1);
     image->stream_end = start + len_bytes;
-    if (image->counts->len < last + 1) {
-        g_array_set_size(image->counts, (guint)(last + 1));
-    }
     for (uint64_t i = first; i <= last; i++) {
-        g_array_index(image->counts, guint16, i)++;
+        count_stream(image, i);
     }
     return offset_of(image, image->data) + start;
 }
@@ -318,4 +323,85 @@ bool qcow2_new_image_write_head(Qcow2NewImage *image, Qcow2Io *io, bool all_expe
 
     return write_header(image, io, error) && write_refcounts(image, io, used, error)
            && write_l1(image, io, error);
+}
+
+/* ---- Going on ---------------------------------------------------------------------------------- */
+
+bool qcow2_new_image_save(Qcow2NewImage *image, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error)
+{
+    uint64_t index = image->table_index;
+
+    *ret = (Qcow2NewImagePosition) { image->data, image->next_data, image->stream_end };
+    return index == UINT64_MAX
+        || qcow2_io_write_named(io, image->l1[index], image->table, image->header.layout.cluster_size, error);
+}
+
+/* The streams in each cluster are counted by the entries that name them. */
+static bool count_streams(Qcow2NewImage *image, uint64_t n_entries, GError **error)
+{
+    const Qcow2Layout *layout = &image->header.layout;
+    uint64_t data_offset = offset_of(image, image->data);
+    Qcow2L2Entry entry;
+
+    for (uint64_t i = 0; i < n_entries; i++) {
+        uint64_t raw = qcow2_load_be64(image->table + i * layout->l2_entry_size);
+        if (!(raw & L2E_COMPRESSED)) {
+            continue;
+        }
+        if (!qcow2_l2_decode(layout, raw, 0, &entry, error)) {
+            return false;
+        }
+        uint64_t first = (entry.host_offset - data_offset) >> layout->cluster_bits;
+        uint64_t last = (entry.host_offset - data_offset + entry.stream_len - 1) >> layout->cluster_bits;
+        if (entry.host_offset < data_offset || last >= image->next_data) {
+            return qcow2_corrupt(error, "the unfinished image has a stream at 0x%" PRIx64, entry.host_offset);
+        }
+        for (uint64_t cluster = first; cluster <= last; cluster++) {
+            count_stream(image, cluster);
+        }
+    }
+    return true;
+}
+
+static bool restore_table(Qcow2NewImage *image, Qcow2Io *io, uint64_t index, uint64_t n_clusters,
+                          GError **error)
+{
+    const Qcow2Layout *layout = &image->header.layout;
+    uint64_t n_entries = MIN(BIT(layout->l2_bits), n_clusters - (index << layout->l2_bits));
+    size_t len = n_entries * layout->l2_entry_size;
+
+    if (image->l1[index] == 0) {
+        return true;
+    }
+    if (!qcow2_io_read(io, image->l1[index], image->table, layout->cluster_size, error)) {
+        return false;
+    }
+    /* It may have been written again later, with more entries. */
+    memset(image->table + len, 0, layout->cluster_size - len);
+    image->table_index = index;
+    return count_streams(image, n_entries, error);
+}
+
+bool qcow2_new_image_restore(Qcow2NewImage *image, Qcow2Io *io, const Qcow2NewImagePosition *position,
+                             uint64_t n_clusters, bool *ret_fits, GError **error)
+{
+    const Qcow2Layout *layout = &image->header.layout;
+    uint64_t n_tables = qcow2_div_round_up(n_clusters, BIT(layout->l2_bits)), size;
+
+    if (!qcow2_io_get_size(io, &size, error)) {
+        return false;
+    }
+    *ret_fits = position->data_start == image->data && position->next_data <= image->n_data
+             && position->stream_end <= offset_of(image, position->next_data) && n_tables <= image->n_l1;
+    if (!*ret_fits) {
+        return true;
+    }
+    image->next_data = position->next_data;
+    image->stream_end = position->stream_end;
+    for (uint64_t i = 0; i < n_tables; i++) {
+        if (!restore_table(image, io, i, n_clusters, error)) {
+            return false;
+        }
+    }
+    return qcow2_io_truncate(io, MIN(size, qcow2_new_image_end(image)), error);
 }

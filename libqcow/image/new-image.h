@@ -63,6 +63,26 @@ bool qcow2_new_image_end_tables(Qcow2NewImage *image, Qcow2Io *io, GError **erro
  */
 bool qcow2_new_image_write_head(Qcow2NewImage *image, Qcow2Io *io, bool all_expected, GError **error);
 
+/** How far the writing of an image is, for going on in another process. */
+typedef struct Qcow2NewImagePosition {
+    uint64_t data_start;      /* host cluster: tells that the image is laid out in the same way */
+    uint64_t next_data, stream_end;
+} Qcow2NewImagePosition;
+
+/** qcow2_new_image_save: writes the L2 table that is being filled as it is now. */
+bool qcow2_new_image_save(Qcow2NewImage *image, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error);
+
+/**
+ * qcow2_new_image_restore:
+ * @image: laid out, nothing mapped
+ * @n_clusters: guest clusters that were mapped, or not, when it was saved
+ * @ret_fits: false: it was saved of another image
+ *
+ * Goes on where qcow2_new_image_save() was. What was written to @io later is cut off.
+ */
+bool qcow2_new_image_restore(Qcow2NewImage *image, Qcow2Io *io, const Qcow2NewImagePosition *position,
+                             uint64_t n_clusters, bool *ret_fits, GError **error);
+
 /** qcow2_new_image_end: the length of the file, a multiple of the cluster size. */
 uint64_t qcow2_new_image_end(const Qcow2NewImage *image);
 

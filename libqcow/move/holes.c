@@ -5,8 +5,7 @@
 #include "util/error.h"
 #include "util/pool.h"
 
-#define PIECE_SIZE   (UINT64_C(2) << 20)      /* what one task looks at; the largest cluster there is */
-#define SLICE_SIZE   (UINT64_C(64) << 20)     /* stays in memory */
+#define PIECE_SIZE   (UINT64_C(2) << 20)      /* what one task looks at */
 #define BUFFER_SIZE  (UINT64_C(128) << 10)    /* stays in the processor's cache */
 
 /* A part of an extent that is looked at. */
@@ -138,59 +137,5 @@ bool qcow2_find_holes(const Qcow2HoleRules *rules, const GArray *extents, GArray
         return false;
     }
     build(&search, extents, ret);
-    return true;
-}
-
-/* ---- Slices ------------------------------------------------------------------------------------ */
-
-/* Where the next slice starts. */
-typedef struct Cursor {
-    guint extent;
-    uint64_t offset;
-} Cursor;
-
-static bool is_data(const Qcow2Extent *extent)
-{
-    return extent->kind == QCOW2_EXTENT_DATA || extent->kind == QCOW2_EXTENT_COMPRESSED;
-}
-
-/* The extents up to the first border of pieces behind SLICE_SIZE bytes of data; false when there are none. */
-static bool next_slice(const GArray *extents, Cursor *cursor, GArray *ret)
-{
-    uint64_t n_bytes = 0, border = UINT64_MAX;
-
-    g_array_set_size(ret, 0);
-    for (; cursor->extent < extents->len; cursor->extent++) {
-        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, cursor->extent);
-        uint64_t start = MAX(cursor->offset, extent->guest_offset), end = qcow2_extent_end(extent);
-        if (start >= border) {
-            break;
-        }
-        if (is_data(extent) && border == UINT64_MAX && n_bytes + (end - start) >= SLICE_SIZE) {
-            border = qcow2_align_up(start + (SLICE_SIZE - n_bytes), PIECE_SIZE);
-        }
-        Qcow2Extent slice = qcow2_extent_slice(extent, start, MIN(end, border));
-        n_bytes += is_data(extent) ? slice.len_bytes : 0;
-        g_array_append_val(ret, slice);
-        cursor->offset = qcow2_extent_end(&slice);
-        if (cursor->offset < end) {
-            break;
-        }
-    }
-    return ret->len > 0;
-}
-
-bool qcow2_find_holes_in_slices(const Qcow2HoleRules *rules, const GArray *extents, Qcow2SliceFunc func,
-                                void *data, GError **error)
-{
-    g_autoptr(GArray) slice = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
-    g_autoptr(GArray) found = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
-    Cursor cursor = { 0 };
-
-    while (next_slice(extents, &cursor, slice)) {
-        if (!qcow2_find_holes(rules, slice, found, error) || !func(found, data, error)) {
-            return false;
-        }
-    }
     return true;
 }

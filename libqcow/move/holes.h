@@ -25,14 +25,4 @@ bool qcow2_is_cheap_to_read(const Qcow2State *state, const Qcow2Extent *extent);
  */
 bool qcow2_find_holes(const Qcow2HoleRules *rules, const GArray *extents, GArray *ret, GError **error);
 
-/** Qcow2SliceFunc: gets a part of a window, valid for the call; false with an error ends the walk. */
-typedef bool (*Qcow2SliceFunc)(const GArray *extents, void *data, GError **error);
-
-/**
- * qcow2_find_holes_in_slices: the same for a window, in parts that end at borders of whole clusters: what was
- * looked at is still in memory when it is moved.
- */
-bool qcow2_find_holes_in_slices(const Qcow2HoleRules *rules, const GArray *extents, Qcow2SliceFunc func,
-                                void *data, GError **error);
-
 #endif

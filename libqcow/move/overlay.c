@@ -370,9 +370,17 @@ static Qcow2Mover *new_mover(Qcow2Overlay *overlay, Qcow2Io *io)
     return qcow2_mover_new(overlay->state, io, &options, overlay->progress);
 }
 
-/* Tried at the beginning of the new file, which is written at the end. */
-static bool try_sharing(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents)
+static void need_mover(Qcow2Overlay *overlay, Qcow2Io *io)
 {
+    if (!overlay->mover) {
+        overlay->mover = new_mover(overlay, io);
+    }
+}
+
+/* Tried at the beginning of the new file, which is written at the end. */
+bool qcow2_overlay_can_share(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents)
+{
+    need_mover(overlay, io);
     for (guint i = 0; i < extents->len && overlay->sharing == SHARING_UNKNOWN; i++) {
         const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
         if (extent->kind == QCOW2_EXTENT_DATA && extent->len_bytes >= PROBE_SIZE
@@ -385,11 +393,12 @@ static bool try_sharing(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extent
     return overlay->sharing == SHARING_WORKS;
 }
 
-static bool write_extents(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
+bool qcow2_overlay_write(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
 {
     Qcow2RunCursor cursor = { 0 };
     Qcow2ClusterRun run;
 
+    need_mover(overlay, io);
     while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
         g_array_append_val(overlay->runs, run);
         if (run.kind == QCOW2_RUN_STREAM) {
@@ -403,40 +412,6 @@ static bool write_extents(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *exte
     return write_waiting_runs(overlay, io, extents, error);
 }
 
-typedef struct SliceTarget {
-    Qcow2Overlay *overlay;
-    Qcow2Io *io;
-} SliceTarget;
-
-static bool write_slice_with_holes(const GArray *extents, void *data, GError **error)
-{
-    const SliceTarget *target = data;
-
-    return qcow2_progress_check(target->overlay->progress, error)
-        && write_extents(target->overlay, target->io, extents, error);
-}
-
-static bool write_with_holes(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
-{
-    const Qcow2OverlayOptions *options = &overlay->options;
-    Qcow2HoleRules rules = { overlay->state, options->sparse, options->n_threads, overlay->readers };
-    SliceTarget target = { overlay, io };
-
-    return qcow2_find_holes_in_slices(&rules, extents, write_slice_with_holes, &target, error);
-}
-
-bool qcow2_overlay_write(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
-{
-    const Qcow2OverlayOptions *options = &overlay->options;
-
-    if (!overlay->mover) {
-        overlay->mover = new_mover(overlay, io);
-    }
-    bool looks = options->sparse.block > 0 && !options->compress && !overlay->rules.zeros_need_data
-              && !(options->share_first && try_sharing(overlay, io, extents));
-    return looks ? write_with_holes(overlay, io, extents, error) : write_extents(overlay, io, extents, error);
-}
-
 bool qcow2_overlay_finish(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t *ret_len, GError **error)
 {
     *ret_len = qcow2_new_image_end(overlay->image);
@@ -446,41 +421,28 @@ bool qcow2_overlay_finish(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t *ret_len,
         && qcow2_io_truncate(io, *ret_len, error);
 }
 
-bool qcow2_overlay_expect_choice(Qcow2Overlay *overlay, Qcow2Choice *choice, GError **error)
-{
-    const GArray *extents = NULL;
-
-    do {
-        if (!qcow2_progress_check(overlay->progress, error) || !qcow2_choice_next(choice, &extents, error)) {
-            return false;
-        }
-        if (extents) {
-            qcow2_overlay_expect(overlay, extents);
-        }
-    } while (extents);
-    return qcow2_overlay_lay_out(overlay, error);
-}
-
-bool qcow2_overlay_write_choice(Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io, uint64_t *ret_len,
-                                GError **error)
-{
-    const GArray *extents = NULL;
-
-    qcow2_choice_rewind(choice);
-    do {
-        if (!qcow2_choice_next(choice, &extents, error)
-            || (extents && !qcow2_overlay_write(overlay, io, extents, error))) {
-            return false;
-        }
-    } while (extents);
-    return qcow2_overlay_finish(overlay, io, ret_len, error);
-}
-
 bool qcow2_overlay_reserve(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2Preallocation mode, GError **error)
 {
     Qcow2Range data = qcow2_new_image_data(overlay->image);
 
     return qcow2_reserve(io, data.start, data.end, mode, overlay->progress, error);
+}
+
+/* ---- Going on ---------------------------------------------------------------------------------- */
+
+bool qcow2_overlay_save(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error)
+{
+    return qcow2_mover_drain(overlay->mover, error)
+        && qcow2_new_image_save(overlay->image, io, ret, error)
+        && qcow2_io_flush(io, error);
+}
+
+bool qcow2_overlay_restore(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2NewImagePosition *position,
+                           uint64_t guest_end, bool *ret_fits, GError **error)
+{
+    uint64_t n_clusters = qcow2_div_round_up(guest_end, overlay->rules.layout->cluster_size);
+
+    return qcow2_new_image_restore(overlay->image, io, position, n_clusters, ret_fits, error);
 }
 
 /* ---- In file order ----------------------------------------------------------------------------- */

@@ -14,7 +14,6 @@
 #include "image/create-options.h"
 #include "image/new-image.h"
 #include "move/mover.h"
-#include "state/choice.h"
 
 typedef struct Qcow2Overlay Qcow2Overlay;
 
@@ -26,8 +25,7 @@ typedef struct Qcow2OverlayOptions {
 
     /* For a copy, which is as small as can be; all zero for a delta, which says what it is told. */
     bool unpack;              /* compressed data is stored as it is, unless @compress */
-    Qcow2SparseRule sparse;   /* zeros in data are found and left out; all zero: they are not looked for */
-    bool share_first;         /* ... but not where extents can be shared, and no bytes need to be read */
+    Qcow2SparseRule sparse;   /* zeros in data that is read are left out; all zero: they are not looked for */
     bool zeros_are_nothing;   /* nothing lies below: what reads as zeros is not mapped */
     bool map_zeros;           /* what reads as zeros gets clusters (preallocation) */
     bool target_is_dirty;     /* a device: what is not written there reads as anything */
@@ -63,12 +61,20 @@ bool qcow2_overlay_write(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *exten
 bool qcow2_overlay_finish(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t *ret_len, GError **error);
 
 /**
- * qcow2_overlay_expect_choice, _write_choice: the same for all windows of a choice: counts and lays out;
- * writes and finishes.
+ * qcow2_overlay_can_share: whether extents of the source can be shared, found out with the first that comes.
+ * To be asked before anything is written.
  */
-bool qcow2_overlay_expect_choice(Qcow2Overlay *overlay, Qcow2Choice *choice, GError **error);
-bool qcow2_overlay_write_choice(Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io, uint64_t *ret_len,
-                                GError **error);
+bool qcow2_overlay_can_share(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents);
+
+/** qcow2_overlay_save: all that was written is flushed then; @ret tells how to go on. */
+bool qcow2_overlay_save(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error);
+
+/**
+ * qcow2_overlay_restore: instead of writing what is below @guest_end: it is in @io, which was saved.
+ * @ret_fits: false: it was saved of another image, and all has to be written
+ */
+bool qcow2_overlay_restore(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2NewImagePosition *position,
+                           uint64_t guest_end, bool *ret_fits, GError **error);
 
 /** qcow2_overlay_reserve: sets aside the space of all data that is expected, as for a new image. */
 bool qcow2_overlay_reserve(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2Preallocation mode, GError **error);

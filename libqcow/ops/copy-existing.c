@@ -30,7 +30,7 @@ static bool copy_to_raw(Qcow2Copy *copy, const Qcow2Place *place, GError **error
     return target && qcow2_io_get_size(qcow2_target_io(target), &size, error)
         && check_size(copy, size, error)
         && qcow2_copy_bytes(copy, qcow2_target_io(target), copy->options->target_is_zero, error)
-        && qcow2_copy_end(copy, error) && qcow2_target_publish(target, error);
+        && qcow2_copy_publish(copy, target, error);
 }
 
 /* ---- qcow2 ------------------------------------------------------------------------------------- */

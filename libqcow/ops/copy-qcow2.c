@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A copy as a new qcow2 image. */
-#include "move/overlay.h"
+#include "move/fill.h"
 #include "ops/copy.h"
 #include "util/error.h"
 
@@ -18,6 +18,10 @@ static bool check(const Qcow2Copy *copy, const Qcow2Creation *creation, GError *
     if (copy->options->compress && preallocates) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID,
                           "Compression and preallocation not supported at the same time");
+    }
+    if (copy->options->resume && (preallocates || qcow2_copy_is_all(copy))) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "a copy to a qcow2 image with preallocation, or with -S 0, cannot be resumed");
     }
     if (preallocates && creation->options.backing_file) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
@@ -38,7 +42,6 @@ static Qcow2Overlay *new_overlay(Qcow2Copy *copy, const Qcow2Creation *creation,
         .source_in_use = copy->first->options.force_share,
         .unpack = true,
         .sparse = copy->sparse,
-        .share_first = copy->share_first,
         .zeros_are_nothing = !has_backing,
         .map_zeros = map_all && !has_backing,
         .target_is_dirty = !is_new,
@@ -68,20 +71,41 @@ static Qcow2Choice *new_choice(Qcow2Copy *copy, const Qcow2Creation *creation, Q
     return qcow2_choice_new(from, copy->source, &options, error);
 }
 
+/* In what is compressed they are found on the way; version 2 has no word for them over a backing file. */
+static bool looks_for_zeros(const Qcow2Copy *copy, const Qcow2Creation *creation)
+{
+    bool no_word = creation->options.version < 3 && creation->options.backing_file;
+
+    return copy->sparse.block > 0 && !copy->options->compress && !no_word
+        && preallocation(copy, creation) == QCOW2_PREALLOCATION_OFF;
+}
+
 static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
                         Qcow2Choice *choice, GError **error)
 {
     Qcow2Io *io = qcow2_target_io(target);
     Qcow2Preallocation mode = preallocation(copy, creation);
     bool reserves = mode == QCOW2_PREALLOCATION_FALLOC || mode == QCOW2_PREALLOCATION_FULL;
+    g_autoptr(Qcow2ReaderPool) readers = qcow2_reader_pool_new();
+    Qcow2HoleRules holes = { copy->source, copy->sparse, copy->first->options.n_threads, readers };
     g_autoptr(Qcow2Overlay) overlay =
         new_overlay(copy, creation, qcow2_target_is_new(target), error);
+    Qcow2Fill fill = {
+        .overlay = overlay,
+        .choice = choice,
+        .progress = copy->progress,
+        .holes = looks_for_zeros(copy, creation) ? &holes : NULL,
+        .share_first = copy->share_first,
+        .journal = copy->journal,
+        .resume = &copy->resume,
+    };
 
-    if (!overlay || !qcow2_overlay_expect_choice(overlay, choice, error)
+    if (!overlay || !qcow2_fill_count(&fill, error)
         || (reserves && !copy->options->compress && !qcow2_overlay_reserve(overlay, io, mode, error))
-        || !qcow2_overlay_write_choice(overlay, choice, io, &copy->result.output_size, error)) {
+        || !qcow2_fill_write(&fill, io, &copy->result.output_size, error)) {
         return false;
     }
+    copy->result.bytes_resumed = fill.resumed_bytes;
     Qcow2OverlayStats stats = qcow2_overlay_get_stats(overlay);
     copy->result.bytes_copied = stats.moved.bytes_copied;
     copy->result.bytes_cloned = stats.moved.bytes_cloned;
@@ -101,6 +125,6 @@ bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GEr
     g_autoptr(Qcow2State) from = target ? qcow2_state_open(from_chain, from_name, error) : NULL;
     g_autoptr(Qcow2Choice) choice = from ? new_choice(copy, creation, from, error) : NULL;
 
-    return choice && write_image(copy, creation, target, choice, error)
-        && qcow2_copy_end(copy, error) && qcow2_target_publish(target, error);
+    return choice && qcow2_copy_open_journal(copy, creation, target, error)
+        && write_image(copy, creation, target, choice, error) && qcow2_copy_publish(copy, target, error);
 }

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A copy as raw bytes: into a new file, a block device, an NBD export, or a file that is there. */
 #include "image/reserve.h"
-#include "move/holes.h"
 #include "ops/copy.h"
-#include "state/choice.h"
-#include "util/error.h"
 #include "util/progress.h"
+
+/* A flush costs time, and doing so much again does, too. */
+#define NOTE_BYTES (UINT64_C(64) << 20)
 
 typedef struct RawCopy {
     Qcow2Copy *copy;
     Qcow2Io *target;
     Qcow2Mover *mover;
     bool tried_sharing, shares;
+    uint64_t noted;               /* guest offset */
 } RawCopy;
 
-static bool move_extents(const GArray *extents, void *data, GError **error)
+static bool put(const GArray *extents, void *data, GError **error)
 {
     RawCopy *raw = data;
 
@@ -29,8 +30,10 @@ static bool move_extents(const GArray *extents, void *data, GError **error)
 }
 
 /* Tried with what comes first, where it belongs. */
-static bool try_sharing(RawCopy *raw, const GArray *extents)
+static bool can_share(const GArray *extents, void *data)
 {
+    RawCopy *raw = data;
+
     for (guint i = 0; i < extents->len && !raw->tried_sharing; i++) {
         const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
         if (extent->kind == QCOW2_EXTENT_DATA) {
@@ -41,29 +44,37 @@ static bool try_sharing(RawCopy *raw, const GArray *extents)
     return raw->shares;
 }
 
-static bool move_window(RawCopy *raw, const GArray *extents, GError **error)
+static bool note(uint64_t guest_end, void *data, GError **error)
+{
+    RawCopy *raw = data;
+    Qcow2JournalRecord record = { .guest_end = guest_end };
+
+    if (guest_end - raw->noted < NOTE_BYTES) {
+        return true;
+    }
+    raw->noted = guest_end;
+    return qcow2_io_flush(raw->target, error) && qcow2_journal_note(raw->copy->journal, &record, error);
+}
+
+static bool walk(RawCopy *raw, Qcow2Choice *choice, GError **error)
 {
     const Qcow2Copy *copy = raw->copy;
     g_autoptr(Qcow2ReaderPool) readers = qcow2_reader_pool_new();
-    Qcow2HoleRules rules = { copy->source, copy->sparse, copy->first->options.n_threads, readers };
+    Qcow2HoleRules holes = { copy->source, copy->sparse, copy->first->options.n_threads, readers };
+    Qcow2Walk walk = {
+        .choice = choice,
+        .holes = copy->sparse.block > 0 ? &holes : NULL,
+        .start = copy->resume.guest_end,
+        .progress = copy->progress,
+    };
+    Qcow2Sink sink = {
+        .put = put,
+        .can_share = copy->share_first ? can_share : NULL,
+        .note = copy->journal ? note : NULL,
+        .data = raw,
+    };
 
-    if (copy->sparse.block == 0 || (copy->share_first && try_sharing(raw, extents))) {
-        return move_extents(extents, raw, error);
-    }
-    return qcow2_find_holes_in_slices(&rules, extents, move_extents, raw, error);
-}
-
-static bool move_windows(RawCopy *raw, Qcow2Choice *choice, GError **error)
-{
-    const GArray *extents = NULL;
-
-    do {
-        if (!qcow2_progress_check(raw->copy->progress, error) || !qcow2_choice_next(choice, &extents, error)
-            || (extents && !move_window(raw, extents, error))) {
-            return false;
-        }
-    } while (extents);
-    return true;
+    return qcow2_walk(&walk, &sink, error);
 }
 
 bool qcow2_copy_bytes(Qcow2Copy *copy, Qcow2Io *target, bool is_zero, GError **error)
@@ -87,14 +98,15 @@ bool qcow2_copy_bytes(Qcow2Copy *copy, Qcow2Io *target, bool is_zero, GError **e
         from ? qcow2_choice_new(from, copy->source, &choice_options, error) : NULL;
     g_autoptr(Qcow2Mover) mover =
         choice ? qcow2_mover_new(copy->source, target, &mover_options, copy->progress) : NULL;
-    RawCopy raw = { .copy = copy, .target = target, .mover = mover };
+    RawCopy raw = { .copy = copy, .target = target, .mover = mover, .noted = copy->resume.guest_end };
 
-    if (!mover || !move_windows(&raw, choice, error)) {
+    if (!mover || !walk(&raw, choice, error)) {
         return false;
     }
     Qcow2MoverStats stats = qcow2_mover_get_stats(mover);
     copy->result.bytes_copied = stats.bytes_copied;
     copy->result.bytes_cloned = stats.bytes_cloned;
+    copy->result.bytes_resumed = copy->resume.guest_end;
     return true;
 }
 
@@ -111,9 +123,12 @@ static Qcow2Preallocation preallocation(const Qcow2Copy *copy, const Qcow2Creati
 static bool prepare(const Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target, GError **error)
 {
     Qcow2Io *io = qcow2_target_io(target);
-    bool ok = qcow2_io_truncate(io, copy->size, error)
+    uint64_t done = copy->resume.guest_end;
+    /* What an interrupted copy wrote behind what its journal vouches for has to be a hole again. */
+    bool ok = (!copy->journal || qcow2_io_truncate(io, done, error))
+           && qcow2_io_truncate(io, copy->size, error)
            && (!qcow2_target_is_new(target)
-               || qcow2_reserve(io, 0, copy->size, preallocation(copy, creation), copy->progress, error));
+               || qcow2_reserve(io, done, copy->size, preallocation(copy, creation), copy->progress, error));
 
     if (!ok) {
         g_prefix_error(error, "'%s': ", io->name);
@@ -126,7 +141,8 @@ bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GErro
     g_autoptr(Qcow2Target) target = qcow2_creation_target(creation, creation->place, error);
 
     copy->result.output_size = copy->size;
-    return target && prepare(copy, creation, target, error)
+    return target && qcow2_copy_open_journal(copy, creation, target, error)
+        && prepare(copy, creation, target, error)
         && qcow2_copy_bytes(copy, qcow2_target_io(target), qcow2_target_is_new(target), error)
-        && qcow2_copy_end(copy, error) && qcow2_target_publish(target, error);
+        && qcow2_copy_publish(copy, target, error);
 }

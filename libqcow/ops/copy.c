@@ -43,8 +43,8 @@ static bool check_sources(const Qcow2CopyOptions *options, size_t n_sources, GEr
 
 static bool check_target(const Qcow2CopyOptions *options, GError **error)
 {
-    if (options->resume || options->bitmaps) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "--resume and --bitmaps are not there yet");
+    if (options->bitmaps) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "--bitmaps is not there yet");
     }
     if (options->existing) {
         return true;    /* what it can is known when it is open */
@@ -65,10 +65,10 @@ static void free_witness(gpointer witness)
     qcow2_witness_free(witness);
 }
 
-static bool begin_witnesses(Qcow2Copy *copy, Qcow2State *const *sources, size_t n_sources, GError **error)
+static bool begin_witnesses(Qcow2Copy *copy, GError **error)
 {
-    for (size_t i = 0; i < n_sources; i++) {
-        Qcow2Witness *witness = qcow2_witness_begin(&sources[i], 1, error);
+    for (size_t i = 0; i < copy->n_sources; i++) {
+        Qcow2Witness *witness = qcow2_witness_begin(&copy->sources[i], 1, error);
         if (!witness) {
             return false;
         }
@@ -102,23 +102,24 @@ static bool open_layers(Qcow2State *state, GError **error)
 }
 
 /* Several sources as one, or one that may be damaged. */
-static Qcow2Io *join(const Qcow2Copy *copy, Qcow2State *const *sources, size_t n_sources, GError **error)
+static Qcow2Io *join(const Qcow2Copy *copy, GError **error)
 {
-    g_autofree Qcow2JoinedPart *parts = g_new0(Qcow2JoinedPart, n_sources);
+    g_autofree Qcow2JoinedPart *parts = g_new0(Qcow2JoinedPart, copy->n_sources);
     Qcow2JoinedOptions options = {
         .salvage = copy->options->salvage,
         .warn = copy->options->warn,
         .warn_data = copy->options->warn_data,
     };
 
-    for (size_t i = 0; i < n_sources; i++) {
-        if (!open_layers(sources[i], error)) {
+    for (size_t i = 0; i < copy->n_sources; i++) {
+        Qcow2State *source = copy->sources[i];
+        if (!open_layers(source, error)) {
             return NULL;
         }
-        parts[i].state = sources[i];
-        parts[i].len_bytes = qcow2_align_up(sources[i]->size, QCOW2_SECTOR_SIZE);
+        parts[i].state = source;
+        parts[i].len_bytes = qcow2_align_up(source->size, QCOW2_SECTOR_SIZE);
     }
-    return qcow2_joined_new(parts, n_sources, &options, error);
+    return qcow2_joined_new(parts, copy->n_sources, &options, error);
 }
 
 /* ---- The work ---------------------------------------------------------------------------------- */
@@ -162,9 +163,9 @@ static bool run(Qcow2Copy *copy, GError **error)
     return ok;
 }
 
-static bool run_joined(Qcow2Copy *copy, Qcow2State *const *sources, size_t n_sources, GError **error)
+static bool run_joined(Qcow2Copy *copy, GError **error)
 {
-    g_autoptr(Qcow2Io) io = join(copy, sources, n_sources, error);
+    g_autoptr(Qcow2Io) io = join(copy, error);
     g_autoptr(Qcow2Chain) chain = io ? qcow2_joined_open(io, &copy->first->options, error) : NULL;
     g_autoptr(Qcow2State) state = chain ? qcow2_state_open(chain, "@active", error) : NULL;
 
@@ -189,6 +190,8 @@ bool qcow2_copy(Qcow2State *const *sources, size_t n_sources, const char *target
 {
     g_autoptr(GPtrArray) witnesses = g_ptr_array_new_with_free_func(free_witness);
     Qcow2Copy copy = {
+        .sources = sources,
+        .n_sources = n_sources,
         .source = sources[0],
         .first = sources[0]->chain,
         .options = options,
@@ -199,11 +202,12 @@ bool qcow2_copy(Qcow2State *const *sources, size_t n_sources, const char *target
 
     set_rules(&copy);
     if (!check_sources(options, n_sources, error) || !check_target(options, error)
-        || !begin_witnesses(&copy, sources, n_sources, error)) {
+        || !begin_witnesses(&copy, error)) {
         return false;
     }
     bool must_join = n_sources > 1 || options->salvage;
-    bool ok = must_join ? run_joined(&copy, sources, n_sources, error) : run(&copy, error);
+    bool ok = must_join ? run_joined(&copy, error) : run(&copy, error);
+    qcow2_journal_free(copy.journal);
     if (ok) {
         qcow2_progress_finish(progress);
         *ret_result = copy.result;

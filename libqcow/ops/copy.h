@@ -3,14 +3,18 @@
 #ifndef QCOW2_OPS_COPY_H
 #define QCOW2_OPS_COPY_H
 
+#include "move/journal.h"
 #include "move/mover.h"
+#include "move/walk.h"
 #include "ops/create.h"
 #include "state/joined.h"
 #include "state/witness.h"
 
 /** One copy while it runs. */
 typedef struct Qcow2Copy {
-    Qcow2State *source;           /* what is copied, whole */
+    Qcow2State *const *sources;   /* as they were given */
+    size_t n_sources;
+    Qcow2State *source;           /* what is copied, whole: one of them, or all joined */
     Qcow2Chain *first;            /* the chain of the first source */
     const Qcow2CopyOptions *options;
     const char *target;
@@ -19,6 +23,8 @@ typedef struct Qcow2Copy {
     bool share_first;             /* where extents can be shared nobody looks for zeros */
     Qcow2Progress *progress;
     GPtrArray *witnesses;         /* Qcow2Witness */
+    Qcow2Journal *journal;        /* NULL, or how far it is, to be resumed */
+    Qcow2JournalRecord resume;    /* with a journal: how far it was */
     Qcow2CopyResult result;
 } Qcow2Copy;
 
@@ -30,6 +36,13 @@ static inline bool qcow2_copy_is_all(const Qcow2Copy *copy)
 
 /** qcow2_copy_end: that no source changed; to be called before the target gets its name. */
 bool qcow2_copy_end(const Qcow2Copy *copy, GError **error);
+
+/** qcow2_copy_open_journal: does nothing unless the copy shall be resumable. */
+bool qcow2_copy_open_journal(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
+                             GError **error);
+
+/** qcow2_copy_publish: when no source changed. */
+bool qcow2_copy_publish(Qcow2Copy *copy, Qcow2Target *target, GError **error);
 
 /* Each does the whole work. */
 bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A delta as a new file. */
+#include "move/fill.h"
 #include "move/output.h"
 #include "ops/export.h"
 #include "util/error.h"
@@ -15,15 +16,18 @@ Qcow2Overlay *qcow2_export_count(Qcow2Export *job, Qcow2Header *header, Qcow2Cho
     };
     g_autoptr(Qcow2Overlay) overlay = qcow2_overlay_new(job->to, header, &options, job->progress, error);
 
-    return overlay && qcow2_overlay_expect_choice(overlay, choice, error) ? g_steal_pointer(&overlay) : NULL;
+    Qcow2Fill fill = { .overlay = overlay, .choice = choice, .progress = job->progress };
+
+    return overlay && qcow2_fill_count(&fill, error) ? g_steal_pointer(&overlay) : NULL;
 }
 
 bool qcow2_export_write(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io,
                         GError **error)
 {
+    Qcow2Fill fill = { .overlay = overlay, .choice = choice, .progress = job->progress };
     uint64_t file_len;
 
-    if (!qcow2_overlay_write_choice(overlay, choice, io, &file_len, error)) {
+    if (!qcow2_fill_write(&fill, io, &file_len, error)) {
         return false;
     }
     qcow2_export_take_stats(job, overlay, file_len);

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "move/fill.h"
+
+#include "util/progress.h"
+
+/* A flush costs time, and doing so much again does, too. */
+#define NOTE_BYTES (UINT64_C(64) << 20)
+
+bool qcow2_fill_count(const Qcow2Fill *fill, GError **error)
+{
+    const GArray *extents = NULL;
+
+    do {
+        if (!qcow2_progress_check(fill->progress, error)
+            || !qcow2_choice_next(fill->choice, &extents, error)) {
+            return false;
+        }
+        if (extents) {
+            qcow2_overlay_expect(fill->overlay, extents);
+        }
+    } while (extents);
+    return qcow2_overlay_lay_out(fill->overlay, error);
+}
+
+typedef struct Target {
+    Qcow2Fill *fill;
+    Qcow2Io *io;
+    uint64_t noted;
+} Target;
+
+static bool put(const GArray *extents, void *data, GError **error)
+{
+    const Target *target = data;
+
+    return qcow2_overlay_write(target->fill->overlay, target->io, extents, error);
+}
+
+static bool can_share(const GArray *extents, void *data)
+{
+    const Target *target = data;
+
+    return qcow2_overlay_can_share(target->fill->overlay, target->io, extents);
+}
+
+static bool note(uint64_t guest_end, void *data, GError **error)
+{
+    Target *target = data;
+    Qcow2JournalRecord record = { .guest_end = guest_end };
+
+    if (guest_end - target->noted < NOTE_BYTES) {
+        return true;
+    }
+    target->noted = guest_end;
+    return qcow2_overlay_save(target->fill->overlay, target->io, &record.position, error)
+        && qcow2_journal_note(target->fill->journal, &record, error);
+}
+
+/* What cannot be gone on with is written over. */
+static bool restore(Qcow2Fill *fill, Qcow2Io *io, GError **error)
+{
+    bool fits = false;
+
+    if (fill->resume->guest_end > 0
+        && !qcow2_overlay_restore(fill->overlay, io, &fill->resume->position, fill->resume->guest_end, &fits,
+                                  error)) {
+        return false;
+    }
+    fill->resumed_bytes = fits ? fill->resume->guest_end : 0;
+    return fits || qcow2_io_truncate(io, 0, error);
+}
+
+bool qcow2_fill_write(Qcow2Fill *fill, Qcow2Io *io, uint64_t *ret_len, GError **error)
+{
+    if (fill->journal && !restore(fill, io, error)) {
+        return false;
+    }
+    Target target = { fill, io, fill->resumed_bytes };
+    Qcow2Walk walk = {
+        .choice = fill->choice,
+        .holes = fill->holes,
+        .start = fill->resumed_bytes,
+        .progress = fill->progress,
+    };
+    Qcow2Sink sink = {
+        .put = put,
+        .can_share = fill->share_first ? can_share : NULL,
+        .note = fill->journal ? note : NULL,
+        .data = &target,
+    };
+
+    qcow2_choice_rewind(fill->choice);
+    return qcow2_walk(&walk, &sink, error) && qcow2_overlay_finish(fill->overlay, io, ret_len, error);
+}

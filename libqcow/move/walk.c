@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "move/walk.h"
+
+#include "util/bits.h"
+#include "util/progress.h"
+
+#define SLICE_SIZE   (UINT64_C(64) << 20)     /* of data: it is still in memory when it is moved */
+#define SLICE_BORDER (UINT64_C(2) << 20)      /* the largest cluster there is */
+
+/* Where the next slice starts. */
+typedef struct Cursor {
+    guint extent;
+    uint64_t offset;
+} Cursor;
+
+static bool is_data(const Qcow2Extent *extent)
+{
+    return extent->kind == QCOW2_EXTENT_DATA || extent->kind == QCOW2_EXTENT_COMPRESSED;
+}
+
+/* The extents up to the first border behind SLICE_SIZE bytes of data; false when there are none. */
+static bool next_slice(const GArray *extents, Cursor *cursor, GArray *ret)
+{
+    uint64_t n_bytes = 0, border = UINT64_MAX;
+
+    g_array_set_size(ret, 0);
+    for (; cursor->extent < extents->len; cursor->extent++) {
+        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, cursor->extent);
+        uint64_t start = MAX(cursor->offset, extent->guest_offset), end = qcow2_extent_end(extent);
+        if (start >= border) {
+            break;
+        }
+        if (is_data(extent) && border == UINT64_MAX && n_bytes + (end - start) >= SLICE_SIZE) {
+            border = qcow2_align_up(start + (SLICE_SIZE - n_bytes), SLICE_BORDER);
+        }
+        Qcow2Extent slice = qcow2_extent_slice(extent, start, MIN(end, border));
+        n_bytes += is_data(extent) ? slice.len_bytes : 0;
+        g_array_append_val(ret, slice);
+        cursor->offset = qcow2_extent_end(&slice);
+        if (cursor->offset < end) {
+            break;
+        }
+    }
+    return ret->len > 0;
+}
+
+static uint64_t end_of(const GArray *extents)
+{
+    return qcow2_extent_end(&g_array_index(extents, Qcow2Extent, extents->len - 1));
+}
+
+static bool put(const Qcow2Walk *walk, const Qcow2Sink *sink, const GArray *extents, GError **error)
+{
+    return qcow2_progress_check(walk->progress, error) && sink->put(extents, sink->data, error)
+        && (!sink->note || sink->note(end_of(extents), sink->data, error));
+}
+
+static bool put_slices(const Qcow2Walk *walk, const Qcow2Sink *sink, const GArray *extents, bool looks,
+                       GError **error)
+{
+    g_autoptr(GArray) slice = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+    g_autoptr(GArray) found = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+    Cursor cursor = { 0, walk->start };
+
+    while (cursor.extent < extents->len
+           && qcow2_extent_end(&g_array_index(extents, Qcow2Extent, cursor.extent)) <= walk->start) {
+        cursor.extent++;
+    }
+    while (next_slice(extents, &cursor, slice)) {
+        if ((looks && !qcow2_find_holes(walk->holes, slice, found, error))
+            || !put(walk, sink, looks ? found : slice, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool put_window(const Qcow2Walk *walk, const Qcow2Sink *sink, const GArray *extents, GError **error)
+{
+    bool looks = walk->holes && !(sink->can_share && sink->can_share(extents, sink->data));
+
+    return looks || sink->note || walk->start > 0 ? put_slices(walk, sink, extents, looks, error)
+                                                  : put(walk, sink, extents, error);
+}
+
+bool qcow2_walk(const Qcow2Walk *walk, const Qcow2Sink *sink, GError **error)
+{
+    const GArray *extents = NULL;
+
+    do {
+        if (!qcow2_choice_next(walk->choice, &extents, error)
+            || (extents && !put_window(walk, sink, extents, error))) {
+            return false;
+        }
+    } while (extents);
+    return true;
+}
