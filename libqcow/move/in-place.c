@@ -229,10 +229,39 @@ static Qcow2ClusterRun cut_run(const InPlace *self, const Qcow2ClusterRun *run, 
     return part;
 }
 
+/*
+ * A data file has one place for each cluster. Until the batch is committed nobody reads the place of a cluster
+ * that the image does not map; of any other, a crash would leave a mixture.
+ */
+static bool check_places(InPlace *self, const Qcow2ClusterRun *run, GError **error)
+{
+    const Qcow2Layout *layout = self->rules.layout;
+
+    for (uint64_t i = 0; i < run->n_clusters; i++) {
+        uint64_t raw, bitmap, cluster = run->first_cluster + i;
+        Qcow2L2Entry entry;
+        if (!qcow2_editor_get(self->editor, cluster, &raw, &bitmap, error)
+            || !qcow2_l2_decode(layout, raw, bitmap, &entry, error)) {
+            return false;
+        }
+        if (entry.kind == QCOW2_CLUSTER_DATA && (!layout->extended_l2 || (uint32_t)bitmap != 0)) {
+            return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                              "the cluster at guest offset 0x%" PRIx64 " is in the external data file already,"
+                              " where it could only be overwritten: a crash would leave a mixture; copy the"
+                              " image into one without a data file first",
+                              cluster << layout->cluster_bits);
+        }
+    }
+    return true;
+}
+
 static bool apply_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, GError **error)
 {
     bool is_stream = run->kind == QCOW2_RUN_STREAM;
 
+    if (self->rules.layout->has_data_file && !self->options.before && !check_places(self, run, error)) {
+        return false;
+    }
     if (self->planning) {
         self->stats.compressed_clusters += is_stream ? run->n_clusters : 0;
         self->stats.data_clusters += is_stream ? 0 : run->n_clusters;
@@ -376,13 +405,13 @@ static void clear_in_place(InPlace *self)
     g_clear_pointer(&self->editor, qcow2_editor_free);
 }
 
-/* What is there may only be overwritten by an operation that can start again. */
+/* What is there may only be overwritten by an operation that can start again. A raw file is there as a whole. */
 static bool check_target(const InPlace *self, GError **error)
 {
-    return !self->image->header.layout.has_data_file || self->options.before
+    return !(self->image->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA) || self->options.before
         || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                      "the image keeps its data in an external data file, which can only be"
-                      " overwritten in place");
+                      "the image keeps its data in a raw external data file, which could only be overwritten:"
+                      " a crash would leave a mixture; copy the image into one without a data file first");
 }
 
 static void set_rules(InPlace *self)

@@ -245,7 +245,11 @@ static bool check_image(const Import *import, GError **error)
                           "a delta is imported into a qcow2 image; qcow-export-delta -O raw"
                           " changes raw files");
     }
-    return qcow2_image_check_readable(image, error) && qcow2_image_check_bitmaps(image, error);
+    if (image->header.layout.has_data_file && import->options->name) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "an image with an external data file cannot have internal snapshots");
+    }
+    return qcow2_chain_open_data(import->chain, 0, error) && qcow2_image_check_readable(image, error) && qcow2_image_check_bitmaps(image, error);
 }
 
 /* ---- The work ---------------------------------------------------------------------------------- */
@@ -276,6 +280,28 @@ static bool mark_bitmaps(Import *import, Qcow2Batch *batch, Qcow2Choice *choice,
         && qcow2_batch_mark_bitmaps(batch, import->image, changes, error);
 }
 
+/* What cannot be all or nothing is refused before the first write. */
+static bool prepare_data_file(Import *import, Qcow2Batch *batch, Qcow2State *to, Qcow2Choice *choice,
+                              const Qcow2InPlaceOptions *options, GError **error)
+{
+    Qcow2Image *image = import->image;
+    Qcow2InPlaceStats stats;
+    uint64_t len;
+
+    if (!image->header.layout.has_data_file) {
+        return true;
+    }
+    if (!qcow2_in_place_plan(batch, image, to, choice, options, &stats, error)) {
+        return false;
+    }
+    if (!qcow2_io_get_size(image->data, &len, error)
+        || (len < to->size && !qcow2_io_truncate(image->data, to->size, error))) {
+        g_prefix_error(error, "data file: ");
+        return false;
+    }
+    return true;
+}
+
 static bool apply_in_batch(Import *import, Qcow2Progress *progress, bool commit, GError **error)
 {
     g_autoptr(Qcow2State) from = qcow2_state_open(import->stack, "@backing", error);
@@ -294,7 +320,7 @@ static bool apply_in_batch(Import *import, Qcow2Progress *progress, bool commit,
     qcow2_states_share_size(from, to);
     g_autoptr(Qcow2Choice) choice = qcow2_choice_new(from, to, &choice_options, error);
     g_autoptr(Qcow2Batch) batch = choice ? qcow2_batch_begin(import->image, error) : NULL;
-    return batch
+    return batch && prepare_data_file(import, batch, to, choice, &options, error)
            && qcow2_in_place_apply(batch, import->image, to, choice, &options, &import->result,
                                    progress, error)
            && add_snapshot(import, batch, error) && mark_bitmaps(import, batch, choice, error)
@@ -330,6 +356,18 @@ static bool apply(Import *import, GError **error)
         && apply_in_batch(import, import->progress, true, error);
 }
 
+/* Whole clusters were written, and the disk may have become smaller. It need not succeed. */
+static void cut_data_file(const Import *import)
+{
+    const Qcow2Image *image = import->image;
+    uint64_t len;
+
+    if (image->header.layout.has_data_file && qcow2_io_get_size(image->data, &len, NULL)
+        && len > image->size) {
+        qcow2_io_truncate(image->data, image->size, NULL);
+    }
+}
+
 /* QEMU neither resizes a version 2 image that has snapshots nor applies one of another size there. */
 static bool check_size(const Import *import, GError **error)
 {
@@ -363,6 +401,7 @@ static bool run(Import *import, const char *delta, GError **error)
         g_prefix_error(error, "'%s': import: ", qcow2_chain_layer_name(import->chain, 0));
         return false;
     }
+    cut_data_file(import);
     return true;
 }
 

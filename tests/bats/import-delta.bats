@@ -172,6 +172,47 @@ assert_same_history() {
     assert_clean h.qcow2
 }
 
+@test "import-delta: into an image with a data file, where nothing has to be overwritten" {
+    make_source
+    qemu-img create -q -f qcow2 -o data_file=h.data h.qcow2 1M
+    qcow-export-delta -q s.qcow2 @empty one d.qcow2
+    run -1 qcow-import-delta --name one d.qcow2 h.qcow2
+    assert_output_has "cannot have internal snapshots"
+    qcow-import-delta -q d.qcow2 h.qcow2
+    snapshot_raw s.qcow2 one wanted.raw
+    assert_same_content h.qcow2 wanted.raw
+    assert_clean h.qcow2
+    [[ $(stat -c %s h.data) == 8388608 ]]
+
+    # what the delta adds is new there; what it changes has its place already
+    make_chain s.qcow2 o.qcow2
+    guest_write o.qcow2 6M 1M E
+    guest_zero o.qcow2 0 1M
+    qcow-import-delta -q --force o.qcow2 h.qcow2
+    assert_guest h.qcow2 6M 1M E
+    assert_guest_zero h.qcow2 0 1M
+    assert_guest h.qcow2 1M 2M A
+    assert_clean h.qcow2
+    rm o.qcow2
+    make_chain s.qcow2 o.qcow2
+    guest_write o.qcow2 7M 64k F
+    guest_write o.qcow2 2M 512 F
+    remember_image h.qcow2 h.data
+    run -1 qcow-import-delta --force o.qcow2 h.qcow2
+    assert_output_has "guest offset 0x200000" "external data file" "mixture"
+    assert_image_unchanged h.qcow2 h.data
+}
+
+@test "import-delta: a raw data file is never overwritten" {
+    make_source
+    qemu-img create -q -f qcow2 -o data_file=h.data,data_file_raw=on h.qcow2 1M
+    qcow-export-delta -q s.qcow2 @empty one d.qcow2
+    remember_image h.qcow2 h.data
+    run -1 qcow-import-delta --force d.qcow2 h.qcow2
+    assert_output_has "raw external data file" "mixture"
+    assert_image_unchanged h.qcow2 h.data
+}
+
 @test "import-delta: a full disk leaves the image as it was" {
     require_root
     mkdir small

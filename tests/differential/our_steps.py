@@ -174,11 +174,12 @@ def import_overlay(model, chooser):
     layer = make_overlay(model, chooser)
     if model.shell.attempt("qemu-img", "check", "-q", layer.name)[0]:
         return
-    name = free_name(model, chooser) if chooser.random() < 0.4 else None
+    name = free_name(model, chooser) if chooser.random() < 0.4 and not model.top.data_file else None
     arguments = [f"--name={name}"] if name else []
     command = ["qcow-import-delta", "-q", "--force", *arguments, layer.name, model.name]
     model.top.has_compressed = True
-    if not ours(model, *command, refusals=size_refusals(model) + narrow(model)):
+    refusals = [r"a crash would leave a mixture"] if model.top.data_file else narrow(model)
+    if not ours(model, *command, refusals=size_refusals(model) + refusals):
         return
     content = model.read_active(layer.name)
     model.resize(layer.size)
@@ -189,9 +190,9 @@ def import_overlay(model, chooser):
 
 
 def choose(model, chooser):
-    steps = [resize] * 3 + [amend] * 3
+    steps = [resize] * 3 + [amend] * 3 + [import_overlay] * 4
     if not model.top.data_file:
-        steps += [take_snapshot] * 6 + [import_overlay] * 4
+        steps += [take_snapshot] * 6
         if model.snapshots:
             steps += [apply_snapshot, delete_snapshot] * 3 + [rename_snapshot, take_snapshot_twice]
             steps += [import_vm_state, drop_vm_state, *[import_between_snapshots] * 4]
