@@ -543,6 +543,49 @@ typedef struct Qcow2PullOptions {
 bool qcow2_pull(Qcow2Chain *chain, const Qcow2PullOptions *options, Qcow2MoveResult *ret_result,
                 Qcow2Progress *progress, GError **error);
 
+typedef struct Qcow2CommitOptions {
+    const char *base;               /* "[2]" or a layer's name; NULL: the backing file of top */
+    const char *top;                /* likewise; NULL: the image itself */
+    const char *base_format;        /* where the chain does not record it; or NULL */
+    bool keep_image;                /* leave the image as it is, instead of emptying it */
+    bool bitmaps;                   /* merge the layers' bitmaps into those of base, by name */
+    bool force;                     /* although other images or snapshots read otherwise then */
+    bool delete_merged;             /* delete the files of layers that dropped out of the chain */
+    char **preserve;                /* images that go on reading the same; NULL for none */
+    bool no_reflink;
+} Qcow2CommitOptions;
+
+typedef struct Qcow2CommitResult {
+    Qcow2MoveResult moved;          /* into base */
+    uint64_t bytes_preserved;       /* guest bytes copied into images to preserve */
+    char *base;                     /* the file that the layers were merged into */
+    char **invalid;                 /* layers that are not valid by themselves any more; NULL-terminated */
+    char **unmarked;                /* those of them that could not be marked */
+    char **deleted;
+    Qcow2DryRun dry_run;            /* with that open option */
+} Qcow2CommitResult;
+
+void qcow2_commit_result_clear(Qcow2CommitResult *result);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2CommitResult, qcow2_commit_result_clear)
+
+/**
+ * qcow2_commit:
+ * @image: the top of the chain, as for qcow2_chain_open()
+ * @open_options: writable need not be set
+ *
+ * Merges downward: what the layers from top down to above base hold moves into base. Through the image and
+ * everything that stays valid a guest reads the same at every moment, also after a crash; the same call again
+ * completes it.
+ *
+ * Errors: QCOW2_ERROR_IN_USE when an image or snapshot would read otherwise, or a file is locked;
+ * QCOW2_ERROR_NOT_FOUND; QCOW2_ERROR_UNSUPPORTED; QCOW2_ERROR_NO_SPACE.
+ */
+bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const Qcow2CommitOptions *options,
+                  Qcow2CommitResult *ret_result, Qcow2Progress *progress, GError **error);
+
+/** qcow2_unmark: removes the mark that qcow2_commit() left on an image. Errors: QCOW2_ERROR_EXISTS. */
+bool qcow2_unmark(const char *image, GError **error);
+
 typedef struct Qcow2RebaseOptions {
     const char *backing_name;       /* relative to the image's folder; NULL or "": none */
     const char *backing_format;

@@ -36,7 +36,7 @@ static const ToolCommand command = {
     },
     .entries = entries,
     .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_OUTPUT | TOOL_TARGET_CACHE | TOOL_PROGRESS
-              | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK,
+              | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK | TOOL_DRY_RUN,
     .exit_codes = (const ToolText[]) {
         { "0", "The image has the new backing file." },
         { "1", "Failed, or it was so already; the image is as it was." },
@@ -61,7 +61,7 @@ int main(int argc, char **argv)
     tool_start(&tool, &command, argc, argv);
     const char *image = tool.arguments[0];
     const Qcow2PullOptions options = {
-        .base = base, .base_format = base_format, .no_reflink = tool.no_reflink,
+        .base = base, .base_format = base_format, .no_reflink = tool.no_reflink && !tool.dry_run,
     };
     g_autoptr(Qcow2Chain) chain = tool_open_exclusive(&tool, image, tool.format, &error);
     if (!chain) {
@@ -75,6 +75,10 @@ int main(int argc, char **argv)
                                                "the image is as it was; the same command starts again");
         return status ? status : tool_fail(&tool, image, error);
     }
-    return tool_print_moved(&tool, "Image pulled", &result, tool_progress_seconds(progress))
-         ? tool_finish(&tool, 0) : 1;
+    double seconds = tool_progress_seconds(progress);
+    if (tool.dry_run) {
+        ToolMoved moved = tool_moved_of(&result, seconds);
+        return tool_finish_dry_run(&tool, chain, image, &moved);
+    }
+    return tool_print_moved(&tool, "Image pulled", &result, seconds) ? tool_finish(&tool, 0) : 1;
 }

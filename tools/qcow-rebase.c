@@ -36,7 +36,7 @@ static const ToolCommand command = {
     },
     .entries = entries,
     .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_OUTPUT | TOOL_SOURCE_CACHE | TOOL_TARGET_CACHE
-              | TOOL_PROGRESS | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK,
+              | TOOL_PROGRESS | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK | TOOL_DRY_RUN,
     .exit_codes = (const ToolText[]) {
         { "0", "The image has the new backing file." },
         { "1", "Failed; the image is as it was." },
@@ -65,7 +65,7 @@ int main(int argc, char **argv)
         .backing_format = backing_format,
         .name_only = name_only,
         .compress = compress,
-        .no_reflink = tool.no_reflink,
+        .no_reflink = tool.no_reflink && !tool.dry_run,
     };
     if (!backing) {
         tool_usage(&tool, "Must specify a backing file (-b)");
@@ -82,5 +82,10 @@ int main(int argc, char **argv)
                                                "the image is as it was; the same command starts again");
         return status ? status : tool_fail(&tool, image, error);
     }
-    return tool_print_moved(&tool, NULL, &result, tool_progress_seconds(progress)) ? tool_finish(&tool, 0) : 1;
+    double seconds = tool_progress_seconds(progress);
+    if (tool.dry_run) {
+        ToolMoved moved = tool_moved_of(&result, seconds);
+        return tool_finish_dry_run(&tool, chain, image, &moved);
+    }
+    return tool_print_moved(&tool, NULL, &result, seconds) ? tool_finish(&tool, 0) : 1;
 }

@@ -35,6 +35,7 @@ static const ToolText keeping[] = {
 };
 
 static const ToolText merging[] = {
+    { "commit", "merge downward: overlays into an image below them" },
     { "pull", "merge upward: make an image independent of layers below it" },
     { "rebase", "give an image another backing file, with the same contents" },
     { NULL },

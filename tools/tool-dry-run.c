@@ -52,16 +52,21 @@ int tool_finish_dry_run(const Tool *tool, const Qcow2Chain *chain, const char *i
     Qcow2DryRun run;
 
     qcow2_chain_get_dry_run(chain, &run);
-    if (tool->json && !print_json(tool, &run, moved)) {
+    return tool_print_dry_run(tool, &run, image, moved);
+}
+
+int tool_print_dry_run(const Tool *tool, const Qcow2DryRun *run, const char *image, const ToolMoved *moved)
+{
+    if (tool->json && !print_json(tool, run, moved)) {
         return 1;
     }
     if (!tool->json && !tool->quiet) {
-        print_for_people(&run, moved);
+        print_for_people(run, moved);
     }
-    if (run.fits) {
+    if (run->fits) {
         return tool_finish(tool, 0);
     }
-    g_autofree char *needed = qcow2_format_size(run.needed), *available = qcow2_format_size(run.available);
+    g_autofree char *needed = qcow2_format_size(run->needed), *available = qcow2_format_size(run->available);
     tool_fail_message(tool, "'%s': not enough space: %s are needed and %s available", image, needed, available);
     return tool_finish(tool, 1);
 }

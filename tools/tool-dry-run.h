@@ -21,4 +21,7 @@ typedef struct ToolMoved {
  */
 int tool_finish_dry_run(const Tool *tool, const Qcow2Chain *chain, const char *image, const ToolMoved *moved);
 
+/** tool_print_dry_run: the same when the operation opened the chain itself. */
+int tool_print_dry_run(const Tool *tool, const Qcow2DryRun *run, const char *image, const ToolMoved *moved);
+
 #endif

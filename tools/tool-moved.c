@@ -42,3 +42,14 @@ bool tool_print_moved(const Tool *tool, const char *done, const Qcow2MoveResult 
     tool_json_add(&object, "seconds", g_variant_new_double(seconds));
     return tool_print_json(tool, g_variant_builder_end(&object));
 }
+
+ToolMoved tool_moved_of(const Qcow2MoveResult *result, double seconds)
+{
+    return (ToolMoved) {
+        .bytes = result->bytes,
+        .data_clusters = result->data_clusters,
+        .zero_clusters = result->zero_clusters,
+        .compressed_clusters = result->compressed_clusters,
+        .seconds = seconds,
+    };
+}

@@ -3,6 +3,7 @@
 #ifndef TOOL_MOVED_H
 #define TOOL_MOVED_H
 
+#include "tool-dry-run.h"
 #include "tool-output.h"
 
 /** tool_json_add_moved: "bytes", "clusters" and their kinds. */
@@ -13,5 +14,8 @@ char *tool_describe_moved(const Qcow2MoveResult *result, double seconds);
 
 /** tool_print_moved: the summary. @done: "Image pulled"; NULL: nothing for people, as qemu-img. */
 bool tool_print_moved(const Tool *tool, const char *done, const Qcow2MoveResult *result, double seconds);
+
+/** tool_moved_of: for --dry-run. */
+ToolMoved tool_moved_of(const Qcow2MoveResult *result, double seconds);
 
 #endif

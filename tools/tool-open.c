@@ -11,10 +11,9 @@ static void warn(const char *message, void *data)
 
 typedef enum { READABLE, WRITABLE, EXCLUSIVE, REPAIRABLE } Access;
 
-static Qcow2Chain *open_chain(const Tool *tool, const char *image, const char *format, Access access,
-                              GError **error)
+static Qcow2OpenOptions options_for(const Tool *tool, const char *format, Access access)
 {
-    const Qcow2OpenOptions options = {
+    return (Qcow2OpenOptions) {
         .format = format,
         .writable = access != READABLE,
         .exclusive = access == EXCLUSIVE || access == REPAIRABLE,
@@ -28,8 +27,19 @@ static Qcow2Chain *open_chain(const Tool *tool, const char *image, const char *f
         .warn = warn,
         .warn_data = (void *)tool,
     };
+}
+
+static Qcow2Chain *open_chain(const Tool *tool, const char *image, const char *format, Access access,
+                              GError **error)
+{
+    const Qcow2OpenOptions options = options_for(tool, format, access);
 
     return qcow2_chain_open(image, &options, error);
+}
+
+Qcow2OpenOptions tool_open_options(const Tool *tool, const char *format)
+{
+    return options_for(tool, format, EXCLUSIVE);
 }
 
 Qcow2Chain *tool_open(const Tool *tool, const char *image, const char *format, GError **error)

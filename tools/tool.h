@@ -63,6 +63,9 @@ Qcow2Chain *tool_open_exclusive(const Tool *tool, const char *image, const char 
  */
 Qcow2Chain *tool_open_repairable(const Tool *tool, const char *image, const char *format, GError **error);
 
+/** tool_open_options: the same options for an operation that opens the images itself. */
+Qcow2OpenOptions tool_open_options(const Tool *tool, const char *format);
+
 /**
  * tool_snapshot_name:
  * @text: of -l: "snapshot.id=ID", "snapshot.name=NAME" as qemu-img takes them, or a state

@@ -227,6 +227,9 @@ static bool open_next(Qcow2Chain *chain, GError **error)
     }
     Qcow2Place *place = place_below(above, error);
     bool writable = last + 1 >= chain->writable_first && last + 1 < chain->writable_end;
+    if (place && last + 1 == chain->given_index && !place->format) {
+        place->format = g_strdup(chain->given_format);
+    }
     Qcow2Layer *layer = place ? qcow2_layer_open(place, &chain->options, writable, error) : NULL;
     if (!layer) {
         g_prefix_error(error, "backing file of '%s': ", above->place->shown);

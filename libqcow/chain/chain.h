@@ -31,6 +31,8 @@ struct Qcow2Chain {
     GPtrArray *layers;                /* Qcow2Layer, [0] is the image itself */
     bool complete;                    /* the last layer has nothing below */
     unsigned writable_first, writable_end;   /* lower layers [first, end) are opened for writing */
+    unsigned given_index;             /* a lower layer whose format the user says */
+    const char *given_format;         /* borrowed; NULL: none */
     Qcow2OpenOptions options;
     char *name;                       /* as the user gave it */
 };

@@ -287,3 +287,24 @@ void qcow2_header_set_feature_names(Qcow2Header *header)
     }
     qcow2_header_set_ext(header, QCOW2_EXT_FEATURE_NAMES, table, sizeof(table));
 }
+
+void qcow2_header_name_feature(Qcow2Header *header, uint64_t mask, const char *name)
+{
+    GBytes *old = qcow2_header_find_ext(header, QCOW2_EXT_FEATURE_NAMES);
+    g_autoptr(GByteArray) table = g_byte_array_new();
+    uint8_t entry[FEATURE_ENTRY_LEN] = { FEATURE_INCOMPATIBLE, (uint8_t)__builtin_ctzll(mask) };
+    gsize len = 0;
+    const uint8_t *entries = old ? g_bytes_get_data(old, &len) : NULL;
+
+    /* First, so that it stays where a long table has to be cut. */
+    if (name) {
+        g_strlcpy((char *)entry + 2, name, FEATURE_NAME_LEN);
+        g_byte_array_append(table, entry, sizeof(entry));
+    }
+    for (gsize i = 0; i + FEATURE_ENTRY_LEN <= len; i += FEATURE_ENTRY_LEN) {
+        if (entries[i] != entry[0] || entries[i + 1] != entry[1]) {
+            g_byte_array_append(table, entries + i, FEATURE_ENTRY_LEN);
+        }
+    }
+    qcow2_header_set_ext(header, QCOW2_EXT_FEATURE_NAMES, table->len ? table->data : NULL, table->len);
+}

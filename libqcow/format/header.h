@@ -13,6 +13,7 @@
 #define QCOW2_INCOMPAT_DATA_FILE    BIT(2)
 #define QCOW2_INCOMPAT_COMPRESSION  BIT(3)
 #define QCOW2_INCOMPAT_EXTENDED_L2  BIT(4)
+#define QCOW2_INCOMPAT_MERGED       BIT(61)   /* this project's own: see image/mark.h; refused by its name */
 #define QCOW2_COMPAT_LAZY_REFCOUNTS BIT(0)
 #define QCOW2_AUTOCLEAR_BITMAPS     BIT(0)
 #define QCOW2_AUTOCLEAR_RAW_DATA    BIT(1)
@@ -125,6 +126,15 @@ void qcow2_header_set_ext(Qcow2Header *header, uint32_t type, const void *data, 
 
 /** qcow2_header_set_feature_names: adds the table that tells other readers what features are called. */
 void qcow2_header_set_feature_names(Qcow2Header *header);
+
+#define QCOW2_FEATURE_NAME_MAX 45u
+
+/**
+ * qcow2_header_name_feature: what other readers call an incompatible feature.
+ * @mask: its one bit
+ * @name: NULL takes it out of the table
+ */
+void qcow2_header_name_feature(Qcow2Header *header, uint64_t mask, const char *name);
 
 /** qcow2_header_find_ext: the last one of this type, NULL when there is none; owned by the header. */
 GBytes *qcow2_header_find_ext(const Qcow2Header *header, uint32_t type);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The metadata batch: the only code that changes an image's metadata.
+ * The metadata batch: the only code that changes an image's metadata, but for the repair of one (repair.h).
  *
  *   step                                                       a crash afterwards leaves
  *   1  data and tables into clusters that nothing refers to,   the image as it was, its file perhaps longer

@@ -200,6 +200,32 @@ static bool lower_counts(Qcow2RepairJob *job, const Qcow2CheckPass *pass, GError
 
 /* ---- What is done about it ----------------------------------------------------------------------- */
 
+static bool note_table_in_header(Qcow2CheckPass *pass, const Qcow2TableRef *tables, size_t n, GError **error)
+{
+    bool *found = pass->data;
+
+    (void)error;
+    *found |= n > 0 && tables[0].offset < QCOW2_HEADER_SECTOR;    /* they are in host order */
+    return true;
+}
+
+/* A table in the header, which is about to change, would refer to other clusters afterwards. */
+static bool check_header_is_no_table(Qcow2RepairJob *job, GError **error)
+{
+    const GArray *spans[] = { job->count.l1_spans, job->count.bitmap_spans };
+    bool found = false;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(spans); i++) {
+        found |= spans[i]->len > 0 && g_array_index(spans[i], Qcow2Span, 0).start < QCOW2_HEADER_SECTOR;
+    }
+    job->count.data = &found;
+    if (!qcow2_check_visit_tables(&job->count, note_table_in_header, error)) {
+        return false;
+    }
+    job->blocked |= found;
+    return !found || qcow2_corrupt(error, "the header is named as a table, and would change");
+}
+
 static bool repair_all(Qcow2RepairJob *job, GError **error)
 {
     bool changed;
@@ -209,7 +235,9 @@ static bool repair_all(Qcow2RepairJob *job, GError **error)
         return false;
     }
     qcow2_counts_cap(job->counts, qcow2_refcount_max(&job->header.layout));
-    return qcow2_repair_flags(job, true, error) && qcow2_repair_refcounts(job, error);
+    return check_header_is_no_table(job, error)
+        && qcow2_repair_flags(job, true, error)
+        && qcow2_repair_refcounts(job, error);
 }
 
 static bool repair_leaks(Qcow2RepairJob *job, const Qcow2CheckPass *pass, const Qcow2CheckResult *found,
@@ -221,7 +249,8 @@ static bool repair_leaks(Qcow2RepairJob *job, const Qcow2CheckPass *pass, const 
         return false;
     }
     qcow2_counts_cap(job->counts, qcow2_refcount_max(&job->header.layout));
-    return qcow2_repair_flags(job, only_leaks, error)
+    return check_header_is_no_table(job, error)
+        && qcow2_repair_flags(job, only_leaks, error)
         && ((found->leaks == 0 && !job->changed) || qcow2_repair_refcounts(job, error));
 }
 

@@ -78,7 +78,7 @@ static bool fix_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *ra
 bool qcow2_batch_fix_active_flags(Qcow2Batch *batch, Qcow2Image *image, GError **error)
 {
     Qcow2Header *header = qcow2_batch_header(batch);
-    Qcow2View view = qcow2_image_active_view(image);
+    Qcow2View view = { header->l1_offset, header->l1_entries, image->size };
     uint64_t len = view.l1_entries * 8;
     g_autofree uint64_t *l1 = g_try_malloc(len);
     g_autofree uint8_t *table = g_try_malloc(header->layout.cluster_size);
@@ -89,7 +89,8 @@ bool qcow2_batch_fix_active_flags(Qcow2Batch *batch, Qcow2Image *image, GError *
     if ((!l1 && len > 0) || !table) {
         return qcow2_fail_memory(error, len, "the L1 table");
     }
-    if (!qcow2_io_read(image->file, view.l1_offset, l1, len, error)
+    if (!qcow2_batch_count_taken(batch, error)
+        || !qcow2_io_read(image->file, view.l1_offset, l1, len, error)
         || !qcow2_each_table(image, &view, fix_table, &flags, error)) {
         return false;
     }

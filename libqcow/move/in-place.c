@@ -423,7 +423,7 @@ static void set_rules(InPlace *self)
         .state = self->to,
         .layout = &header->layout,
         .compression = header->compression,
-        .compress = self->options.compress,
+        .compress = self->options.compress && !header->layout.has_data_file,
         .unpack = header->layout.has_data_file,
         /* A raw data file has to hold the zeros, too. */
         .zeros_need_data = (header->layout.version < 3 && has_below)

@@ -49,7 +49,7 @@ static bool parse_record(const char *line, Qcow2JournalRecord *ret)
     return true;
 }
 
-/* The last whole record of a journal of this identity. Returns: where whole lines end; 0: it is another one. */
+/* The last whole record of a journal of this identity. Returns: where whole lines end; 0: of another one. */
 static size_t read_records(const char *text, const char *identity, Qcow2JournalRecord *ret_last)
 {
     g_autofree char *head = g_strconcat(MAGIC, identity, "\n", NULL);

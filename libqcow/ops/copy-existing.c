@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "image/batch.h"
+#include "image/bitmap-write.h"
 #include "move/in-place.h"
+#include "ops/changes.h"
 #include "ops/copy.h"
 #include "ops/export.h"
 #include "util/error.h"
@@ -70,6 +72,16 @@ static Qcow2Chain *join_with_target(Qcow2Copy *copy, Qcow2State *target, GError 
     return io ? qcow2_joined_open(io, &copy->first->options, error) : NULL;
 }
 
+static bool mark_bitmaps(Qcow2Batch *batch, Qcow2Image *image, Qcow2Choice *choice, GError **error)
+{
+    g_autoptr(GArray) changes = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    uint64_t unit;
+
+    return qcow2_image_bitmap_unit(image, &unit, error)
+        && (unit == 0 || qcow2_list_choice(choice, unit, changes, error))
+        && qcow2_batch_mark_bitmaps(batch, image, changes, error);
+}
+
 static bool apply(Qcow2Copy *copy, Qcow2Chain *chain, Qcow2State *from, Qcow2State *to, GError **error)
 {
     Qcow2Image *image = qcow2_chain_image(chain, 0);
@@ -91,7 +103,8 @@ static bool apply(Qcow2Copy *copy, Qcow2Chain *chain, Qcow2State *from, Qcow2Sta
     g_autoptr(Qcow2Choice) choice = qcow2_choice_new(from, to, &choice_options, error);
     g_autoptr(Qcow2Batch) batch = choice ? qcow2_batch_begin(image, error) : NULL;
     bool ok = batch
-           && qcow2_in_place_apply(batch, image, to, choice, &options, &result, copy->progress, error);
+           && qcow2_in_place_apply(batch, image, to, choice, &options, &result, copy->progress, error)
+           && mark_bitmaps(batch, image, choice, error) && qcow2_copy_bitmaps(copy, batch, image, error);
     to->size = old_size;
     if (ok) {
         copy->result.bytes_copied = result.stats.moved.bytes_copied;
@@ -153,6 +166,9 @@ bool qcow2_copy_to_existing(Qcow2Copy *copy, GError **error)
     }
     if (is_raw && options->compress) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID, "Compression not supported for this file format");
+    }
+    if (is_raw && options->bitmaps) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Format driver 'raw' does not support bitmaps");
     }
     return is_raw ? copy_to_raw(copy, place, error) : copy_to_qcow2(copy, error);
 }

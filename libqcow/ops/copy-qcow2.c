@@ -15,6 +15,11 @@ static bool check(const Qcow2Copy *copy, const Qcow2Creation *creation, GError *
 {
     bool preallocates = creation->options.preallocation != QCOW2_PREALLOCATION_OFF;
 
+    if (creation->options.data_file) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "a copy cannot make an external data file yet: qcow-create makes the image, and"
+                          " qcow-copy -n copies into it");
+    }
     if (copy->options->compress && preallocates) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID,
                           "Compression and preallocation not supported at the same time");
@@ -126,5 +131,7 @@ bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GEr
     g_autoptr(Qcow2Choice) choice = from ? new_choice(copy, creation, from, error) : NULL;
 
     return choice && qcow2_copy_open_journal(copy, creation, target, error)
-        && write_image(copy, creation, target, choice, error) && qcow2_copy_publish(copy, target, error);
+        && write_image(copy, creation, target, choice, error)
+        && qcow2_copy_bitmaps_to_new(copy, qcow2_target_io(target), &copy->result.output_size, error)
+        && qcow2_copy_publish(copy, target, error);
 }

@@ -10,8 +10,8 @@ static bool add_identity(GString *text, const Qcow2IoIdentity *identity, const c
 {
     if (!identity->known) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                          "'%s': it cannot be told whether it is the same as before, as it can of a file: such"
-                          " a copy cannot be resumed",
+                          "'%s': it cannot be told whether it is the same as before, as it can of a file:"
+                          " such a copy cannot be resumed",
                           name);
     }
     g_string_append_printf(text,

@@ -43,9 +43,6 @@ static bool check_sources(const Qcow2CopyOptions *options, size_t n_sources, GEr
 
 static bool check_target(const Qcow2CopyOptions *options, GError **error)
 {
-    if (options->bitmaps) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "--bitmaps is not there yet");
-    }
     if (options->existing) {
         return true;    /* what it can is known when it is open */
     }
@@ -202,7 +199,7 @@ bool qcow2_copy(Qcow2State *const *sources, size_t n_sources, const char *target
 
     set_rules(&copy);
     if (!check_sources(options, n_sources, error) || !check_target(options, error)
-        || !begin_witnesses(&copy, error)) {
+        || !begin_witnesses(&copy, error) || !qcow2_copy_check_bitmaps(&copy, error)) {
         return false;
     }
     bool must_join = n_sources > 1 || options->salvage;

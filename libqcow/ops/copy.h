@@ -3,6 +3,7 @@
 #ifndef QCOW2_OPS_COPY_H
 #define QCOW2_OPS_COPY_H
 
+#include "image/batch.h"
 #include "move/journal.h"
 #include "move/mover.h"
 #include "move/walk.h"
@@ -40,6 +41,11 @@ bool qcow2_copy_end(const Qcow2Copy *copy, GError **error);
 /** qcow2_copy_open_journal: does nothing unless the copy shall be resumable. */
 bool qcow2_copy_open_journal(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
                              GError **error);
+
+/* All do nothing unless bitmaps shall be copied: whether they can be; in a batch; in a new image. */
+bool qcow2_copy_check_bitmaps(const Qcow2Copy *copy, GError **error);
+bool qcow2_copy_bitmaps(const Qcow2Copy *copy, Qcow2Batch *batch, Qcow2Image *target, GError **error);
+bool qcow2_copy_bitmaps_to_new(const Qcow2Copy *copy, Qcow2Io *io, uint64_t *len_bytes, GError **error);
 
 /** qcow2_copy_publish: when no source changed. */
 bool qcow2_copy_publish(Qcow2Copy *copy, Qcow2Target *target, GError **error);

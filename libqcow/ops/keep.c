@@ -25,6 +25,7 @@ typedef struct Keeping {
     Qcow2Batch *batch;
     Qcow2Placed *placed;
     Qcow2Progress *progress;
+    bool snapshots_changed;
     Qcow2MoveResult result;
 } Keeping;
 
@@ -208,7 +209,6 @@ static bool keep_state(Keeping *self, const Qcow2SnapshotEntry *entry, Qcow2InPl
 static bool keep_snapshots(Keeping *self, GError **error)
 {
     g_autoptr(GPtrArray) entries = qcow2_snapshot_entries(self->image);
-    bool changed = false;
 
     for (guint i = 0; i < entries->len; i++) {
         const Qcow2SnapshotEntry *entry = entry_at(self, i);
@@ -228,12 +228,13 @@ static bool keep_snapshots(Keeping *self, GError **error)
         }
         g_bytes_unref(g_ptr_array_index(entries, i));
         g_ptr_array_index(entries, i) = moved;
-        changed = true;
+        self->snapshots_changed = true;
         if (self->placed) {
             qcow2_placed_next_state(self->placed);
         }
     }
-    return !changed || qcow2_batch_set_snapshots(self->batch, self->image, entries, error);
+    return !self->snapshots_changed
+        || qcow2_batch_set_snapshots(self->batch, self->image, entries, error);
 }
 
 /* Narrow counts may not hold a reference for each state. */
@@ -266,6 +267,8 @@ static bool run(Keeping *self, GError **error)
     }
     return keep_snapshots(self, error)
         && (keep->snapshots_only || keep_state(self, NULL, &result, &bytes, error))
+        /* What a snapshot shared with the active layer may be the active layer's alone now. */
+        && (!self->snapshots_changed || qcow2_batch_fix_active_flags(self->batch, self->image, error))
         && ((!keep->set_backing && self->result.bytes == 0) || qcow2_batch_commit(self->batch, error));
 }
 

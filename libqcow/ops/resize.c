@@ -59,7 +59,13 @@ static bool check_options(const Resizing *self, const Qcow2ResizeOptions *option
         return qcow2_fail(error, QCOW2_ERROR_INVALID, "New image size must be positive%s",
                           options->size == 0 ? "" : " and below 2^63");
     }
-    if (options->size <= old_size && self->resize.preallocation != QCOW2_PREALLOCATION_OFF) {
+    /* So it is also when a crash came after the change, and the command is run again. */
+    if (options->size == old_size && self->resize.preallocation != QCOW2_PREALLOCATION_OFF) {
+        return qcow2_fail(error, QCOW2_ERROR_EXISTS,
+                          "Preallocation can only be used for growing images, and the image has %" PRIu64
+                          " bytes already", old_size);
+    }
+    if (options->size < old_size && self->resize.preallocation != QCOW2_PREALLOCATION_OFF) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID, "Preallocation can only be used for growing images");
     }
     if (options->size < old_size && !options->shrink) {

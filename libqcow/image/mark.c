@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "image/mark.h"
+
+#include <string.h>
+
+#include "format/header-fields.h"
+#include "format/header-switch.h"
+#include "util/error.h"
+
+/* The header cluster as it is, and as it shall be. */
+typedef struct Marking {
+    Qcow2Io *file;
+    GByteArray *old;
+    uint8_t *cluster;
+} Marking;
+
+static void clear_marking(Marking *marking)
+{
+    g_clear_pointer(&marking->old, g_byte_array_unref);
+    g_clear_pointer(&marking->cluster, g_free);
+}
+
+/* What the old header does not use comes first; its sector switches to all of it. */
+static bool switch_header(Marking *marking, Qcow2Header *header, GError **error)
+{
+    size_t len = marking->old->len;
+
+    marking->cluster = g_try_malloc(len);
+    if (!marking->cluster) {
+        return qcow2_fail_memory(error, len, "the header");
+    }
+    return qcow2_header_switch(marking->old->data, header, marking->cluster, len, error)
+        && qcow2_io_write(marking->file, QCOW2_HEADER_SECTOR, marking->cluster + QCOW2_HEADER_SECTOR,
+                          len - QCOW2_HEADER_SECTOR, error)
+        && qcow2_io_flush(marking->file, error)
+        && qcow2_io_write(marking->file, 0, marking->cluster, QCOW2_HEADER_SECTOR, error)
+        && qcow2_io_flush(marking->file, error);
+}
+
+bool qcow2_image_mark_merged(Qcow2Image *image, const char *base, bool *ret_marked, GError **error)
+{
+    Marking marking = { .file = image->file, .old = g_byte_array_new() };
+    g_auto(Qcow2Header) header = { 0 };
+    g_autofree char *name = g_strdup_printf("merged into %s by qcow-commit", base);
+
+    *ret_marked = image->header.layout.version >= 3;
+    bool ok = true;
+    if (*ret_marked) {
+        if (strlen(name) > QCOW2_FEATURE_NAME_MAX) {
+            g_free(name);
+            name = g_strdup_printf("merged into %.*s... by qcow-commit", 16, base);
+        }
+        ok = qcow2_image_read_header(image->file, &header, marking.old, error);
+        if (ok) {
+            header.incompatible |= QCOW2_INCOMPAT_MERGED;
+            qcow2_header_name_feature(&header, QCOW2_INCOMPAT_MERGED, name);
+            ok = switch_header(&marking, &header, error);
+        }
+    }
+    clear_marking(&marking);
+    return ok;
+}
+
+/* The decoder refuses the mark, so that it looks at a copy without it. */
+static bool decode_unmarked(Marking *marking, Qcow2Header *ret, GError **error)
+{
+    uint64_t incompatible = qcow2_load_be64(marking->old->data + FIELD_INCOMPATIBLE);
+    uint64_t size = 0;
+    g_autofree uint8_t *copy = g_memdup2(marking->old->data, marking->old->len);
+
+    if (!(incompatible & QCOW2_INCOMPAT_MERGED)) {
+        return qcow2_fail(error, QCOW2_ERROR_EXISTS, "the image is not marked as merged; nothing to do already");
+    }
+    qcow2_store_be64(copy + FIELD_INCOMPATIBLE, incompatible & ~QCOW2_INCOMPAT_MERGED);
+    return qcow2_header_cluster_size(copy, marking->old->len, &size, error)
+        && qcow2_header_decode(copy, marking->old->len, ret, error);
+}
+
+static bool read_cluster(Marking *marking, GError **error)
+{
+    uint8_t start[QCOW2_HEADER_SECTOR] = { 0 };
+    uint64_t size, file_size;
+
+    if (!qcow2_io_get_size(marking->file, &file_size, error)
+        || !qcow2_io_read(marking->file, 0, start, MIN(sizeof(start), file_size), error)
+        || !qcow2_header_cluster_size(start, sizeof(start), &size, error)) {
+        return false;
+    }
+    if (qcow2_load_be32(start + 4) < 3) {
+        return qcow2_fail(error, QCOW2_ERROR_EXISTS, "the image is not marked as merged; nothing to do already");
+    }
+    g_byte_array_set_size(marking->old, (guint)size);
+    return qcow2_io_read(marking->file, 0, marking->old->data, size, error);
+}
+
+bool qcow2_image_unmark(Qcow2Io *file, GError **error)
+{
+    Marking marking = { .file = file, .old = g_byte_array_new() };
+    g_auto(Qcow2Header) header = { 0 };
+    bool ok = read_cluster(&marking, error) && decode_unmarked(&marking, &header, error);
+
+    if (ok) {
+        qcow2_header_name_feature(&header, QCOW2_INCOMPAT_MERGED, NULL);
+        ok = switch_header(&marking, &header, error);
+    }
+    clear_marking(&marking);
+    return ok;
+}

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Commit: what the layers above base, up to top, hold moves into base; then they leave the chain.
+ *
+ *   step                                                   a crash afterwards leaves
+ *   1  images to preserve get what base will no longer     everything as it was: they read the same
+ *      give them, each in one step (ops/keep.c)
+ *   2  base's bitmaps mark what will be written; flush     base with bits too many, never too few
+ *   3  data goes into base, in place where nobody else     the chain as it was: the layers above hide base
+ *      refers to it; flush
+ *   4  base: one header write with its new tables; flush   both versions of the chain, which read the same
+ *   5  the layer above top, and top, name base; or the     the same
+ *      image itself is emptied; one header write each
+ *   6  layers between are marked; deleted if asked for     done; marked layers are refused by name
+ */
+#include <string.h>
+
+#include "chain/naming.h"
+#include "ops/merge.h"
+#include "util/error.h"
+#include "util/progress.h"
+
+static void clear_merge(Qcow2Merge *merge)
+{
+    g_clear_pointer(&merge->kept, g_ptr_array_unref);
+    g_clear_pointer(&merge->others, g_ptr_array_unref);
+    g_clear_pointer(&merge->top_chain, qcow2_chain_free);
+    g_clear_pointer(&merge->base_chain, qcow2_chain_free);
+    g_clear_pointer(&merge->chain, qcow2_chain_free);
+}
+
+void qcow2_commit_result_clear(Qcow2CommitResult *result)
+{
+    g_clear_pointer(&result->base, g_free);
+    g_clear_pointer(&result->invalid, g_strfreev);
+    g_clear_pointer(&result->deleted, g_strfreev);
+    g_clear_pointer(&result->unmarked, g_strfreev);
+}
+
+/* ---- Which layers ------------------------------------------------------------------------------ */
+
+static bool find_layers(Qcow2Chain *chain, const Qcow2CommitOptions *options, unsigned *ret_top,
+                        unsigned *ret_base, GError **error)
+{
+    *ret_top = 0;
+    if (options->top && !qcow2_chain_find_layer(chain, options->top, ret_top, error)) {
+        return false;
+    }
+    bool exists;
+    if (!qcow2_chain_open_below(chain, *ret_top, &exists, error)) {
+        return false;
+    }
+    if (!exists) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s': Image does not have a backing file",
+                          qcow2_chain_layer_name(chain, *ret_top));
+    }
+    *ret_base = *ret_top + 1;
+    if (options->base && !qcow2_chain_find_layer(chain, options->base, ret_base, error)) {
+        return false;
+    }
+    return *ret_base > *ret_top
+        || qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s' is not below '%s'",
+                      qcow2_chain_layer_name(chain, *ret_base), qcow2_chain_layer_name(chain, *ret_top));
+}
+
+/* Without locks and without a write: which files have to be opened for writing. */
+static bool scout(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options, GError **error)
+{
+    Qcow2OpenOptions options = *open_options;
+
+    options.writable = options.exclusive = options.dry_run = false;
+    options.force_share = true;
+    options.warn = NULL;
+    g_autoptr(Qcow2Chain) chain = qcow2_chain_open(image, &options, error);
+    return chain && find_layers(chain, merge->options, &merge->top, &merge->base, error);
+}
+
+/* All locks, before the first write: on the layers that are read as well. */
+static bool open_chain(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options,
+                       GError **error)
+{
+    Qcow2OpenOptions options = *open_options;
+    unsigned first = merge->top > 0 ? merge->top - 1 : 0, top, base;
+
+    options.writable = first == 0;
+    options.exclusive = true;
+    merge->chain = qcow2_chain_open(image, &options, error);
+    if (!merge->chain) {
+        return false;
+    }
+    merge->chain->writable_first = first;
+    merge->chain->writable_end = merge->base + 1;
+    merge->chain->given_index = merge->base;
+    merge->chain->given_format = merge->options->base_format;
+    if (!qcow2_chain_open_all(merge->chain, error)
+        || !find_layers(merge->chain, merge->options, &top, &base, error)) {
+        return false;
+    }
+    if (top != merge->top || base != merge->base) {
+        return qcow2_fail(error, QCOW2_ERROR_CHANGED, "'%s': its backing chain changed meanwhile; try again",
+                          image);
+    }
+    merge->top_chain = qcow2_chain_tail(merge->chain, top, error);
+    merge->base_chain = qcow2_chain_tail(merge->chain, base, error);
+    return merge->top_chain && merge->base_chain;
+}
+
+/* ---- Checks ------------------------------------------------------------------------------------ */
+
+static bool check_written_layer(const Qcow2Chain *chain, unsigned index, GError **error)
+{
+    const Qcow2Image *image = qcow2_chain_image(chain, index);
+    g_autoptr(Qcow2Batch) batch = NULL;
+
+    if (image->kind == QCOW2_IMAGE_RAW || !image->file->writable) {
+        return true;
+    }
+    batch = qcow2_batch_begin(qcow2_chain_image(chain, index), error);
+    if (!batch) {
+        g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(chain, index));
+    }
+    return batch != NULL;
+}
+
+static bool check_layers(Qcow2Merge *merge, GError **error)
+{
+    merge->base_format = qcow2_chain_format_name(merge->chain, merge->base, error);
+    if (!merge->base_format) {
+        return false;
+    }
+    for (unsigned i = 0; i <= merge->base; i++) {
+        if (!check_written_layer(merge->chain, i, error) || !qcow2_chain_open_data(merge->chain, i, error)) {
+            return false;
+        }
+        if (i >= merge->top && !qcow2_image_check_readable(qcow2_chain_image(merge->chain, i), error)) {
+            g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(merge->chain, i));
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- The work ---------------------------------------------------------------------------------- */
+
+static bool keep_dependents(Qcow2Merge *merge, GError **error)
+{
+    for (guint i = 0; i < merge->kept->len; i++) {
+        const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
+        Qcow2Keep keep = qcow2_merge_keep_of(merge, dependent);
+        Qcow2MoveResult moved;
+        if (!dependent->after) {
+            continue;
+        }
+        if (!qcow2_keep(&keep, &moved, merge->progress, error)) {
+            return false;
+        }
+        merge->result->bytes_preserved += moved.bytes;
+    }
+    return true;
+}
+
+static bool run(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options, GError **error)
+{
+    if (!scout(merge, image, open_options, error) || !open_chain(merge, image, open_options, error)) {
+        return false;
+    }
+    merge->result->base = g_strdup(qcow2_chain_layer_name(merge->chain, merge->base));
+    return check_layers(merge, error)
+        && qcow2_merge_find_dependents(merge, error)
+        && keep_dependents(merge, error)
+        && qcow2_merge_into_base(merge, error)
+        && qcow2_merge_drop_layers(merge, error);
+}
+
+bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const Qcow2CommitOptions *options,
+                  Qcow2CommitResult *ret_result, Qcow2Progress *progress, GError **error)
+{
+    Qcow2Merge merge = {
+        .options = options,
+        .kept = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_dependent_free),
+        .others = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_chain_free),
+        .result = ret_result,
+        .progress = progress,
+    };
+
+    *ret_result = (Qcow2CommitResult) { 0 };
+    bool ok = run(&merge, image, open_options, error);
+    if (ok) {
+        qcow2_chain_get_dry_run(merge.chain, &ret_result->dry_run);
+    }
+    clear_merge(&merge);
+    if (ok) {
+        qcow2_progress_finish(progress);
+    } else {
+        qcow2_commit_result_clear(ret_result);
+    }
+    return ok;
+}

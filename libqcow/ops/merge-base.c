@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The base of a commit: data and bitmaps. */
+#include <string.h>
+
+#include "image/bitmap-write.h"
+#include "image/bitmaps.h"
+#include "move/in-place.h"
+#include "ops/changes.h"
+#include "ops/merge.h"
+#include "util/error.h"
+#include "util/progress.h"
+
+typedef struct Base {
+    Qcow2Merge *merge;
+    Qcow2Image *image;
+    Qcow2State *from, *to;
+    Qcow2Choice *choice;
+    GArray *changes;              /* Qcow2Range, for bitmaps; NULL when there is none to mark */
+} Base;
+
+static void clear_base(Base *self)
+{
+    g_clear_pointer(&self->choice, qcow2_choice_free);
+    g_clear_pointer(&self->from, qcow2_state_free);
+    g_clear_pointer(&self->to, qcow2_state_free);
+    g_clear_pointer(&self->changes, g_array_unref);
+}
+
+static bool open_base(Base *self, GError **error)
+{
+    Qcow2Merge *merge = self->merge;
+    Qcow2ChoiceOptions options = {
+        .unit = QCOW2_SECTOR_SIZE, .not_aligned = true, .n_threads = self->image->n_threads,
+    };
+
+    self->from = qcow2_state_open(merge->base_chain, "@active", error);
+    self->to = self->from ? qcow2_state_open(merge->top_chain, "@active", error) : NULL;
+    self->choice = self->to ? qcow2_choice_new(self->from, self->to, &options, error) : NULL;
+    return self->choice != NULL;
+}
+
+/* ---- Bitmaps ----------------------------------------------------------------------------------- */
+
+/* With --bitmaps, one that all merged layers have says itself what changed. */
+static bool is_merged_by_name(const Qcow2Merge *merge, const char *name, bool *ret_merged, GError **error)
+{
+    *ret_merged = merge->options->bitmaps;
+    for (unsigned i = merge->top; *ret_merged && i < merge->base; i++) {
+        g_autoptr(GArray) entries = qcow2_image_read_bitmaps(qcow2_chain_image(merge->chain, i), error);
+        bool found = false;
+        for (guint j = 0; entries && j < entries->len; j++) {
+            found = found || strcmp(g_array_index(entries, Qcow2BitmapEntry, j).name, name) == 0;
+        }
+        if (!entries) {
+            return false;
+        }
+        *ret_merged = found;
+    }
+    return true;
+}
+
+static bool mark_written(Base *self, Qcow2Batch *batch, GError **error)
+{
+    g_autoptr(GArray) entries = qcow2_image_read_bitmaps(self->image, error);
+    g_autoptr(Qcow2BitmapEdit) edit = entries ? qcow2_bitmap_edit_new(batch, self->image, error) : NULL;
+
+    for (guint i = 0; edit && i < entries->len; i++) {
+        const Qcow2BitmapEntry *entry = &g_array_index(entries, Qcow2BitmapEntry, i);
+        bool merged;
+        if (!(entry->flags & QCOW2_BITMAP_AUTO) || (entry->flags & QCOW2_BITMAP_IN_USE)) {
+            continue;
+        }
+        if (!is_merged_by_name(self->merge, entry->name, &merged, error)
+            || (!merged && !qcow2_bitmap_edit_set(edit, entry->name, self->changes, error))) {
+            return false;
+        }
+    }
+    return edit && qcow2_bitmap_edit_finish(edit, error);
+}
+
+static bool merge_bitmaps(Base *self, Qcow2Batch *batch, GError **error)
+{
+    const Qcow2Merge *merge = self->merge;
+
+    for (unsigned i = merge->top; merge->options->bitmaps && i < merge->base; i++) {
+        if (!qcow2_batch_merge_bitmaps(batch, self->image, qcow2_chain_image(merge->chain, i), error)) {
+            g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(merge->chain, i));
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool note_changes(Base *self, Qcow2Batch *batch, GError **error)
+{
+    return (!self->changes || mark_written(self, batch, error)) && merge_bitmaps(self, batch, error);
+}
+
+static bool find_changes(Base *self, GError **error)
+{
+    uint64_t unit = 0;
+
+    if (!qcow2_image_check_bitmaps(self->image, error)
+        || !qcow2_image_bitmap_unit(self->image, &unit, error)) {
+        return false;
+    }
+    if (unit == 0) {
+        return true;
+    }
+    self->changes = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    return qcow2_list_choice(self->choice, unit, self->changes, error);
+}
+
+/* Before anything is overwritten; a batch of its own, whose header write makes the bits real. */
+static bool note_changes_first(Base *self, const Qcow2InPlaceStats *planned, GError **error)
+{
+    if ((!self->changes && !self->merge->options->bitmaps) || planned->bytes_overwritten == 0) {
+        return true;
+    }
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+    return batch && note_changes(self, batch, error) && qcow2_batch_commit(batch, error);
+}
+
+/* ---- A qcow2 base ------------------------------------------------------------------------------ */
+
+static bool move_into_qcow2(Base *self, const Qcow2InPlaceOptions *options, GError **error)
+{
+    Qcow2Merge *merge = self->merge;
+    Qcow2InPlaceResult result;
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+
+    if (!batch
+        || !qcow2_in_place_apply(batch, self->image, self->to, self->choice, options, &result,
+                                 merge->progress, error)
+        || !note_changes(self, batch, error) || !qcow2_batch_commit(batch, error)) {
+        return false;
+    }
+    qcow2_move_result_add(&merge->result->moved, &result.stats);
+    return true;
+}
+
+static bool plan(Base *self, const Qcow2InPlaceOptions *options, Qcow2InPlaceStats *ret, GError **error)
+{
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+
+    return batch
+        && qcow2_in_place_plan(batch, self->image, self->to, self->choice, options, ret, error);
+}
+
+static bool merge_into_qcow2(Base *self, GError **error)
+{
+    Qcow2Merge *merge = self->merge;
+    Qcow2InPlaceOptions options = {
+        .n_threads = self->image->n_threads,
+        .no_reflink = merge->options->no_reflink,
+        .before = merge->base_chain,
+    };
+    Qcow2InPlaceStats planned;
+
+    if (self->image->header.layout.version < 3 && self->image->header.n_snapshots > 0
+        && self->to->size > self->image->size) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "a version 2 image with snapshots cannot grow from %" PRIu64 " to the %" PRIu64
+                          " bytes of the layer above (qcow-amend -o compat=1.1 makes it one that can)",
+                          self->image->size, self->to->size);
+    }
+    if (!plan(self, &options, &planned, error) || !find_changes(self, error)) {
+        return false;
+    }
+    if (planned.bytes == 0 && !merge->options->bitmaps && self->to->size <= self->from->size) {
+        return true;
+    }
+    qcow2_progress_expect(merge->progress, planned.bytes);
+    return note_changes_first(self, &planned, error) && move_into_qcow2(self, &options, error);
+}
+
+/* ---- A raw base -------------------------------------------------------------------------------- */
+
+static bool grow_raw(Base *self, GError **error)
+{
+    Qcow2Io *file = self->image->file;
+    bool resizable = strcmp(file->ops->protocol, "file") == 0 || strcmp(file->ops->protocol, "memory") == 0;
+    const Qcow2Layer *layer = qcow2_chain_layer(self->merge->chain, self->merge->base);
+
+    if (self->to->size <= self->from->size) {
+        return true;
+    }
+    if (!resizable || layer->place->raw_size != UINT64_MAX) {
+        return qcow2_fail(error, QCOW2_ERROR_NO_SPACE,
+                          "it has %" PRIu64 " bytes and cannot grow to the %" PRIu64
+                          " of the layer above; nothing was written", self->from->size, self->to->size);
+    }
+    return qcow2_io_truncate(file, self->image->raw_offset + self->to->size, error);
+}
+
+static bool move_into_raw(Base *self, Qcow2Mover *mover, GError **error)
+{
+    Qcow2MoveResult *moved = &self->merge->result->moved;
+    const GArray *extents;
+
+    do {
+        if (!qcow2_choice_next(self->choice, &extents, error)) {
+            return false;
+        }
+        for (guint i = 0; extents && i < extents->len; i++) {
+            const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+            qcow2_progress_expect(self->merge->progress, extent->len_bytes);
+            moved->bytes += extent->len_bytes;
+            moved->bytes_overwritten += extent->len_bytes;
+            if (!qcow2_mover_add(mover, extent, self->image->raw_offset + extent->guest_offset, error)) {
+                return false;
+            }
+        }
+    } while (extents);
+    return qcow2_mover_drain(mover, error);
+}
+
+static bool merge_into_raw(Base *self, GError **error)
+{
+    Qcow2MoverOptions options = {
+        .n_threads = self->image->n_threads, .no_reflink = self->merge->options->no_reflink,
+    };
+
+    if (self->merge->options->bitmaps) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "a raw image cannot hold bitmaps");
+    }
+    if (!grow_raw(self, error)) {
+        return false;
+    }
+    Qcow2Mover *mover = qcow2_mover_new(self->to, self->image->file, &options, self->merge->progress);
+    bool ok = move_into_raw(self, mover, error) && qcow2_io_flush(self->image->file, error);
+    Qcow2MoverStats stats = qcow2_mover_get_stats(mover);
+    self->merge->result->moved.bytes_copied = stats.bytes_copied;
+    self->merge->result->moved.bytes_cloned = stats.bytes_cloned;
+    qcow2_mover_free(mover);
+    return ok;
+}
+
+bool qcow2_merge_into_base(Qcow2Merge *merge, GError **error)
+{
+    Base self = { .merge = merge, .image = qcow2_chain_image(merge->chain, merge->base) };
+    bool ok = open_base(&self, error)
+           && (self.image->kind == QCOW2_IMAGE_RAW ? merge_into_raw(&self, error)
+                                                   : merge_into_qcow2(&self, error));
+
+    clear_base(&self);
+    if (!ok) {
+        g_prefix_error(error, "into '%s': ", qcow2_chain_layer_name(merge->chain, merge->base));
+    }
+    return ok;
+}

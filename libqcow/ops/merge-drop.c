@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The end of a commit: the merged layers leave the chain. */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "chain/naming.h"
+#include "image/editor.h"
+#include "image/mark.h"
+#include "io/backends.h"
+#include "ops/merge.h"
+#include "util/error.h"
+
+/* ---- The image itself, emptied ----------------------------------------------------------------- */
+
+static bool drop_everything(Qcow2Batch *batch, Qcow2Image *image, GError **error)
+{
+    const Qcow2Layout *layout = &image->header.layout;
+    Qcow2View view = qcow2_image_active_view(image);
+    Qcow2Header *header = qcow2_batch_header(batch);
+    g_autoptr(Qcow2Editor) editor = qcow2_editor_new(batch, image, &view, image->size, error);
+
+    return editor
+        && qcow2_editor_drop(editor, 0, (uint64_t)image->header.l1_entries << layout->l2_bits, error)
+        && qcow2_editor_finish(editor, &header->l1_offset, &header->l1_entries, error);
+}
+
+static bool empty_image(const Qcow2Merge *merge, GError **error)
+{
+    Qcow2Image *image = qcow2_chain_image(merge->chain, 0);
+    g_autofree char *name = qcow2_chain_backing_name(merge->chain, 0, merge->base);
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin_low(image, error);
+
+    if (!batch || !drop_everything(batch, image, error)) {
+        return false;
+    }
+    if (merge->base > 1) {
+        qcow2_batch_set_backing(batch, name, merge->base_format);
+    }
+    return qcow2_batch_commit(batch, error) && qcow2_batch_cut_end(batch, error);
+}
+
+/* ---- Layers that go on, over base -------------------------------------------------------------- */
+
+static bool repoint(const Qcow2Merge *merge, unsigned index, GError **error)
+{
+    g_autofree char *name = qcow2_chain_backing_name(merge->chain, index, merge->base);
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(qcow2_chain_image(merge->chain, index), error);
+
+    if (batch) {
+        qcow2_batch_set_backing(batch, name, merge->base_format);
+    }
+    return batch && qcow2_batch_commit(batch, error);
+}
+
+/*
+ * The layer above top reads past top's end what base has there, unless it keeps its zeros: that is found by
+ * ops/keep.c, which re-points in the same step.
+ */
+static bool repoint_above(Qcow2Merge *merge, GError **error)
+{
+    unsigned above = merge->top - 1;
+    g_autoptr(Qcow2Chain) chain = qcow2_chain_tail(merge->chain, above, error);
+    g_autofree char *name = qcow2_chain_backing_name(merge->chain, above, merge->base);
+    Qcow2Keep keep = {
+        .chain = chain,
+        .below = merge->top_chain,
+        .below_past = merge->base_chain,
+        .past_from = qcow2_chain_image(merge->chain, merge->top)->size,
+        .set_backing = true,
+        .backing_name = name,
+        .backing_format = merge->base_format,
+        .no_reflink = merge->options->no_reflink,
+    };
+
+    return chain && qcow2_keep(&keep, NULL, merge->progress, error);
+}
+
+/* ---- Layers that are no longer valid ----------------------------------------------------------- */
+
+static bool is_kept(const Qcow2Merge *merge, unsigned index)
+{
+    const Qcow2Layer *layer = qcow2_chain_layer(merge->chain, index);
+
+    for (guint i = 0; i < merge->kept->len; i++) {
+        const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
+        if (!dependent->own && !dependent->snapshots_only
+            && qcow2_chain_layer(dependent->chain, 0) == layer) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool mark_layers(Qcow2Merge *merge, GPtrArray *invalid, GPtrArray *unmarked, GError **error)
+{
+    g_autofree char *base = g_path_get_basename(qcow2_chain_layer(merge->chain, merge->base)->place->target);
+
+    for (unsigned i = merge->top + 1; i < merge->base; i++) {
+        const char *name = qcow2_chain_layer_name(merge->chain, i);
+        bool marked = false;
+        if (is_kept(merge, i)) {
+            continue;
+        }
+        g_ptr_array_add(invalid, g_strdup(name));
+        /* An image left as it was still reads through them. */
+        if (!merge->options->keep_image || merge->top > 0) {
+            if (!qcow2_image_mark_merged(qcow2_chain_image(merge->chain, i), base, &marked, error)) {
+                g_prefix_error(error, "'%s': ", name);
+                return false;
+            }
+        }
+        if (!marked) {
+            g_ptr_array_add(unmarked, g_strdup(name));
+        }
+    }
+    return true;
+}
+
+static bool delete_layers(Qcow2Merge *merge, GPtrArray *deleted, GError **error)
+{
+    unsigned first = merge->top > 0 ? merge->top : 1;
+
+    if (!merge->options->delete_merged || merge->chain->options.dry_run
+        || (merge->options->keep_image && merge->top == 0)) {
+        return true;
+    }
+    for (unsigned i = first; i < merge->base; i++) {
+        const Qcow2Place *place = qcow2_chain_layer(merge->chain, i)->place;
+        if (is_kept(merge, i) || place->kind != QCOW2_PLACE_FILE) {
+            continue;
+        }
+        if (unlink(place->target) != 0) {
+            return qcow2_fail_errno(error, errno, "'%s': the merge is done, but deleting it failed",
+                                    place->shown);
+        }
+        g_ptr_array_add(deleted, g_strdup(place->shown));
+    }
+    return true;
+}
+
+static char **take_names(GPtrArray *names)
+{
+    g_ptr_array_add(names, NULL);
+    return (char **)g_ptr_array_free(names, FALSE);
+}
+
+static bool retire_layers(Qcow2Merge *merge, GError **error)
+{
+    GPtrArray *invalid = g_ptr_array_new(), *unmarked = g_ptr_array_new(), *deleted = g_ptr_array_new();
+    bool ok = mark_layers(merge, invalid, unmarked, error) && delete_layers(merge, deleted, error);
+
+    merge->result->invalid = take_names(invalid);
+    merge->result->unmarked = take_names(unmarked);
+    merge->result->deleted = take_names(deleted);
+    return ok;
+}
+
+bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error)
+{
+    bool ok = merge->top > 0                ? repoint_above(merge, error)
+            : merge->options->keep_image    ? true
+                                            : empty_image(merge, error);
+
+    if (!ok) {
+        g_prefix_error(error, "the data is in '%s', run the same command again: ",
+                       qcow2_chain_layer_name(merge->chain, merge->base));
+        return false;
+    }
+    /* Top is valid over base as well, and must not lead through layers that are not. */
+    if (merge->top > 0 && merge->base > merge->top + 1 && !repoint(merge, merge->top, error)) {
+        return false;
+    }
+    return retire_layers(merge, error);
+}
+
+bool qcow2_unmark(const char *image, GError **error)
+{
+    const Qcow2FileOptions options = {
+        .writable = true,
+        .lock = true,
+        .used = QCOW2_PERM_CONSISTENT_READ | QCOW2_PERM_WRITE | QCOW2_PERM_RESIZE,
+        .shared = QCOW2_PERM_WRITE_UNCHANGED,
+    };
+    g_autoptr(Qcow2Place) place = qcow2_place_parse(image, NULL, false, error);
+
+    if (!place) {
+        return false;
+    }
+    if (place->kind != QCOW2_PLACE_FILE) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "'%s': only files are marked", image);
+    }
+    g_autoptr(Qcow2Io) io = qcow2_io_file_open(place->target, &options, error);
+    if (!io || !qcow2_image_unmark(io, error)) {
+        g_prefix_error(error, "'%s': ", image);
+        return false;
+    }
+    return true;
+}

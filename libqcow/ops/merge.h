@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The parts of a commit. What its base will read as is known before it is written: up to the size of the top
+ * layer as the top layer does, past that as the base does now.
+ */
+#ifndef QCOW2_OPS_MERGE_H
+#define QCOW2_OPS_MERGE_H
+
+#include "chain/chain.h"
+#include "ops/keep.h"
+
+typedef struct Qcow2Merge {
+    const Qcow2CommitOptions *options;
+    Qcow2Chain *chain;            /* of the image; [top, base] and the layer above top are writable */
+    unsigned top, base;           /* layers of the chain */
+    Qcow2Chain *top_chain, *base_chain;   /* the chain from these on */
+    const char *base_format;      /* to be recorded */
+    GPtrArray *kept;              /* Qcow2Dependent: images that stay valid, lowest first */
+    GPtrArray *others;            /* Qcow2Chain: other images that these are backed by */
+    Qcow2CommitResult *result;
+    Qcow2Progress *progress;
+} Qcow2Merge;
+
+/** An image outside the merge, or inside with snapshots, that reads through the base. */
+typedef struct Qcow2Dependent {
+    Qcow2Chain *own;              /* the image alone; NULL: a layer of the merge's chain */
+    Qcow2Chain *chain;            /* the image over what it reads now */
+    Qcow2Chain *after;            /* what is below it afterwards, up to the size of top; NULL: nothing changes */
+    Qcow2Chain *after_past;       /* past that */
+    char *backing_name;           /* NULL: it keeps the name that it has */
+    bool snapshots_only;
+} Qcow2Dependent;
+
+/** qcow2_merge_keep_of: what keeping an image as it reads needs; borrowed from @dependent. */
+Qcow2Keep qcow2_merge_keep_of(const Qcow2Merge *merge, const Qcow2Dependent *dependent);
+
+/**
+ * qcow2_merge_find_dependents: opens the images to preserve and finds out about all others.
+ * Errors: QCOW2_ERROR_IN_USE for an image that would read otherwise and is not covered, by its name.
+ */
+bool qcow2_merge_find_dependents(Qcow2Merge *merge, GError **error);
+
+/** qcow2_merge_into_base: the data, and the bitmaps. */
+bool qcow2_merge_into_base(Qcow2Merge *merge, GError **error);
+
+/** qcow2_merge_drop_layers: the chain without the merged layers. */
+bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error);
+
+void qcow2_dependent_free(Qcow2Dependent *dependent);
+
+#endif
