@@ -4,19 +4,22 @@
 #include "tool-progress.h"
 
 static char **amend_options;
-static gboolean force;
+static gboolean force, unmark;
 
 static const GOptionEntry entries[] = {
     { "options", 'o', 0, G_OPTION_ARG_FILENAME_ARRAY, &amend_options,
       "What shall be otherwise: compat=...,refcount_bits=...", "OPTIONS" },
     { "force", 0, 0, G_OPTION_ARG_NONE, &force,
       "Allow what may lose the key of an encrypted image; nothing here does", NULL },
+    { "unmark", 0, 0, G_OPTION_ARG_NONE, &unmark,
+      "Remove the mark of a layer that qcow-commit merged into one below it", NULL },
     { NULL },
 };
 
 static const ToolCommand command = {
     .name = "qcow-amend",
-    .synopses = (const char *const[]) { "[OPTION...] -o OPTIONS IMAGE", NULL },
+    .synopses = (const char *const[]) { "[OPTION...] -o OPTIONS IMAGE", "[OPTION...] --unmark IMAGE",
+                                                  NULL },
     .arguments = (const char *const[]) { "IMAGE", NULL },
     .min_arguments = 1,
     .max_arguments = 1,
@@ -34,6 +37,8 @@ static const ToolCommand command = {
         "data_file=NAME: where the data file is now; it is not moved, and not opened. data_file_raw=off. "
         "size=N: as qcow-resize, for a larger size. backing_file and backing_fmt are accepted where they say "
         "what is so already.",
+        "--unmark makes an image readable again that qcow-commit has marked, because the images below it hold "
+        "other data now: what it reads then is what it holds itself, over those.",
         "All or nothing, also across a crash; only a size is a second change of that kind. Readers with -U "
         "are kept out meanwhile.",
         NULL,
@@ -76,8 +81,14 @@ int main(int argc, char **argv)
     g_autoptr(GError) error = NULL;
 
     tool_start(&tool, &command, argc, argv);
-    if (!amend_options) {
+    if (!amend_options && !unmark) {
         tool_usage(&tool, "Must specify options (-o)");
+    }
+    if (unmark && !qcow2_unmark(tool.arguments[0], &error)) {
+        return tool_fail(&tool, tool.arguments[0], error);
+    }
+    if (!amend_options) {
+        return tool_finish(&tool, 0);
     }
     g_autofree char *options = tool_join_options(amend_options);
     g_autoptr(Qcow2Chain) chain = tool_open_exclusive(&tool, tool.arguments[0], tool.format, &error);
