@@ -7,6 +7,7 @@
 #include "chain/naming.h"
 #include "image/editor.h"
 #include "image/mark.h"
+#include "image/resize.h"
 #include "io/backends.h"
 #include "ops/merge.h"
 #include "util/error.h"
@@ -29,7 +30,7 @@ static bool empty_image(const Qcow2Merge *merge, GError **error)
 {
     Qcow2Image *image = qcow2_chain_image(merge->chain, 0);
     g_autofree char *name = qcow2_chain_backing_name(merge->chain, 0, merge->base);
-    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin_low(image, error);
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
 
     if (!batch || !drop_everything(batch, image, error)) {
         return false;
@@ -37,7 +38,8 @@ static bool empty_image(const Qcow2Merge *merge, GError **error)
     if (merge->base > 1) {
         qcow2_batch_set_backing(batch, name, merge->base_format);
     }
-    return qcow2_batch_commit(batch, error) && qcow2_batch_cut_end(batch, error);
+    return qcow2_batch_commit(batch, error) && qcow2_batch_cut_end(batch, error)
+        && qcow2_image_trim_end(image, error);
 }
 
 /* ---- Layers that go on, over base -------------------------------------------------------------- */
