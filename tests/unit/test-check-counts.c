@@ -137,6 +137,34 @@ static void test_encode(void)
 
 #define N_ENTRIES 5000u
 
+/* Set, lowered and capped beside a plain array. */
+static void test_set(void)
+{
+    g_autoptr(GRand) random = g_rand_new_with_seed(5);
+
+    for (int round = 0; round < 20; round++) {
+        size_t n = 2 * QCOW2_COUNTS_CHUNK;
+        g_autoptr(Qcow2Counts) counts = qcow2_counts_new(0, n, SIZE_MAX);
+        g_autofree uint64_t *expected = g_new0(uint64_t, n);
+        uint64_t cap = UINT64_MAX >> g_rand_int_range(random, 0, 64);
+        qcow2_counts_add(counts, 0, n, 2);    /* a chunk that has one count for all */
+        for (size_t i = 0; i < n; i++) {
+            expected[i] = 2;
+        }
+        for (int i = 0; i < 1000; i++) {
+            size_t cluster = (size_t) g_rand_int_range(random, 0, 200) * (round % 2 ? 1 : 300);
+            uint64_t value = ((uint64_t) g_rand_int(random) << 32 | g_rand_int(random))
+                          >> g_rand_int_range(random, 0, 64);
+            qcow2_counts_set(counts, cluster, value);
+            expected[cluster] = value;
+        }
+        qcow2_counts_cap(counts, cap);
+        for (size_t i = 0; i < n; i++) {
+            g_assert_cmpuint(qcow2_counts_get(counts, i), ==, MIN(expected[i], cap));
+        }
+    }
+}
+
 typedef struct Seen {
     uint64_t weights[N_ENTRIES], active[N_ENTRIES];
     uint64_t until;
@@ -194,6 +222,7 @@ int main(int argc, char **argv)
     g_test_add_func("/check-counts/edges-of-window", test_edges_of_window);
     g_test_add_func("/check-counts/short-of-memory", test_short_of_memory);
     g_test_add_func("/check-counts/encode", test_encode);
+    g_test_add_func("/check-counts/set", test_set);
     g_test_add_func("/check-spans/overlap", test_spans);
     return g_test_run();
 }
