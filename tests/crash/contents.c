@@ -246,14 +246,23 @@ bool lab_state_reads(const LabState *state, const uint8_t *bytes, uint64_t len_b
     return true;
 }
 
+/* A disk that became smaller has fewer of the bits. */
+static void keep_bits(LabBitmap *bitmap, const LabBitmap *before, uint64_t disk_size)
+{
+    uint64_t n = qcow2_div_round_up(disk_size, bitmap->granularity);
+
+    for (guint i = 0; i < MIN(bitmap->bits->len, before->bits->len); i++) {
+        uint8_t mask = n / 8 == i ? (uint8_t)(BIT(n % 8) - 1) : 0xff;
+        bitmap->bits->data[i] |= before->bits->data[i] & mask;
+    }
+}
+
 static void require_bits(LabBitmap *bitmap, const LabBitmap *before, const LabState *now,
                          const LabState *then)
 {
     guint at_now = 0, at_then = 0;
 
-    for (guint i = 0; i < MIN(bitmap->bits->len, before->bits->len); i++) {
-        bitmap->bits->data[i] |= before->bits->data[i];
-    }
+    keep_bits(bitmap, before, now->size);
     for (uint64_t offset = 0; offset < now->size; offset += LAB_BLOCK) {
         const uint8_t *a = block_at(now, offset, &at_now), *b = block_at(then, offset, &at_then);
         for (uint64_t i = 0; a != b && i < MIN(LAB_BLOCK, now->size - offset); i++) {

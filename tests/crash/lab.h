@@ -50,6 +50,14 @@ typedef struct LabOperation {
                                * guest's contents change */
 } LabOperation;
 
+/* Of operations-bitmap.c, each as LabOperation.run. */
+bool lab_bitmap_add(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_bitmap_clear(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_bitmap_disable(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_bitmap_merge(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_bitmap_remove(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_bitmap_states(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+
 /** lab_operations: all of them, ended by one without a name. */
 extern const LabOperation lab_operations[];
 
