@@ -1,0 +1,343 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck disable=SC2154  # bats and the helpers set output, stderr, status
+# qcow-copy's options: sparseness, salvage, bitmaps, resume, chains, and what wrong usage says.
+
+load helpers
+
+make_disk() {
+    make_image base.qcow2 16M
+    guest_write base.qcow2 0 1M A
+    make_image disk.qcow2 16M -b base.qcow2 -F qcow2
+    guest_write disk.qcow2 2M 300K B
+    guest_zero disk.qcow2 512K 128K
+}
+
+# allocated IMAGE: print how many clusters it maps to host clusters
+allocated() {
+    qemu-img check -f qcow2 --output=json "$1" | jq '."allocated-clusters" // 0'
+}
+
+# bitmap_facts IMAGE: print name, granularity and flags of its bitmaps, by QEMU
+bitmap_facts() {
+    qemu-img info -f qcow2 --output=json "$1" | jq -c '."format-specific".data.bitmaps // []'
+}
+
+# dirty_ranges IMAGE BITMAP: print what the bitmap has dirty, by QEMU
+dirty_ranges() {
+    local sock=dirty-$RANDOM.sock
+    start_qemu_nbd "$sock" -r -f qcow2 -B "$2" "$1"
+    nbdinfo --map="qemu:dirty-bitmap:$2" --json "nbd+unix:///?socket=$sock" | jq -c '[.[] | [.offset, .length, .type]]'
+    stop_daemon "$daemon_pid"
+}
+
+# interrupt_copy SIGNAL OPTION…: start a slow copy and stop it when its journal has a record; sets $status
+interrupt_copy() {
+    local signal=$1
+    shift
+    # What a shell starts in the background ignores SIGINT.
+    env --default-signal=INT qcow-copy --resume --rate 60M "$@" </dev/null >copy.log 2>&1 3>&- &
+    wait_until eval 'grep -qs " [.]$" ./*.qcow-journal'
+    kill -s "$signal" $!
+    status=0
+    wait $! || status=$?
+}
+
+# ---- Sparseness --------------------------------------------------------------------------------------
+
+@test "copy -S: 0 allocates everything, other sizes are multiples of 512 up to 16M" {
+    make_disk
+    run -0 qcow-copy -S 0 disk.qcow2 full.raw
+    (($(du -k full.raw | cut -f 1) >= 16384))
+    run -0 qcow-copy -S 0 -O qcow2 disk.qcow2 full.qcow2
+    [[ $(allocated full.qcow2) == 256 ]]
+    assert_same_content disk.qcow2 full.qcow2
+    for size in 100 511 17M -1 x; do
+        run -2 qcow-copy -S "$size" disk.qcow2 new.raw
+    done
+    run -0 qcow-copy -S 16M disk.qcow2 new.raw
+    assert_same_content disk.qcow2 new.raw
+}
+
+@test "copy -o preallocation: all of it is mapped, and set aside when asked for" {
+    make_disk
+    for mode in metadata falloc full; do
+        run -0 qcow-copy -O qcow2 -o preallocation=$mode disk.qcow2 new.qcow2
+        [[ $(allocated new.qcow2) == 256 ]]
+        assert_clean new.qcow2
+        assert_same_content disk.qcow2 new.qcow2
+        [[ $mode == metadata ]] || (($(du -k new.qcow2 | cut -f 1) >= 16384))
+    done
+    run -1 qcow-copy -O qcow2 -c -o preallocation=full disk.qcow2 new2.qcow2
+    assert_output_has "Compression and preallocation not supported at the same time"
+    run -0 qcow-copy -o preallocation=falloc disk.qcow2 new.raw
+    (($(du -k new.raw | cut -f 1) >= 16384))
+    assert_same_content disk.qcow2 new.raw
+}
+
+@test "copy: what the options of qemu-img do not allow is wrong usage here too" {
+    make_disk
+    run -2 qcow-copy -c -C -O qcow2 disk.qcow2 new.qcow2
+    assert_output_has "Cannot enable copy offloading when -c is used"
+    run -2 qcow-copy -S 64k -C disk.qcow2 new.raw
+    assert_output_has "Cannot enable copy offloading when -S is used"
+    run -2 qcow-copy --salvage -C disk.qcow2 new.raw
+    assert_output_has "Cannot use copy offloading in salvaging mode"
+    run -2 qcow-copy --skip-broken-bitmaps -O qcow2 disk.qcow2 new.qcow2
+    run -2 qcow-copy -l one disk.qcow2 disk.qcow2 new.raw
+    run -2 qcow-copy disk.qcow2
+    assert_output_has "Must specify image file name"
+    run -1 qcow-copy -c disk.qcow2 new.raw
+    assert_output_has "Compression not supported for this file format"
+    run -1 qcow-copy -O vmdk disk.qcow2 new.vmdk
+    run -1 qcow-copy -O qcow2 -o nonsense=1 disk.qcow2 new.qcow2
+    run -1 qcow-copy -O qcow2 -B base.qcow2 -F qcow2 disk.qcow2 base.qcow2 new.qcow2
+    assert_output_has "concatenating"
+    run -0 qcow-copy -C -W -m 4 -t none -T none -r 1G -p disk.qcow2 new.raw
+    assert_output_has "(100.00/100%)"
+    assert_same_content disk.qcow2 new.raw
+}
+
+@test "copy: --image-opts and --target-image-opts" {
+    make_disk
+    run -0 qcow-copy --image-opts driver=qcow2,file.filename=disk.qcow2 new.raw
+    assert_same_content disk.qcow2 new.raw
+    make_image there.qcow2 16M
+    run -0 qcow-copy -n --target-image-opts disk.qcow2 driver=qcow2,file.filename=there.qcow2
+    assert_same_content disk.qcow2 there.qcow2
+    truncate -s 16M there.raw
+    run -0 qcow-copy -n --target-is-zero --target-image-opts disk.qcow2 driver=raw,file.filename=there.raw
+    assert_same_content disk.qcow2 there.raw
+}
+
+@test "copy --output=json: one document, and nothing else" {
+    make_disk
+    run -0 qcow-copy --output=json -O qcow2 disk.qcow2 new.qcow2
+    assert_json '."virtual-size" == 16777216 and .output == "new.qcow2" and ."output-size" > 0'
+}
+
+@test "copy: extents are shared where the file system can do it, and zeros stay data" {
+    require_reflink
+    make_disk
+    run -0 qcow-copy --output=json disk.qcow2 new.raw
+    assert_json '."bytes-cloned" > 0 and ."bytes-copied" == 0'
+    run -0 qcow-copy --output=json -O qcow2 disk.qcow2 new.qcow2
+    assert_json '."bytes-cloned" > 0 and ."bytes-copied" == 0'
+    assert_clean new.qcow2
+    assert_same_content disk.qcow2 new.qcow2
+    run -0 qcow-copy --no-reflink --output=json -O qcow2 disk.qcow2 new.qcow2
+    assert_json '."bytes-cloned" == 0'
+}
+
+# ---- Salvage -----------------------------------------------------------------------------------------
+
+@test "copy --salvage: what cannot be read becomes zeros, with a warning for each sector" {
+    require nbdkit
+    yes 'a line of text' | head -c 1M >disk.raw
+    # shellcheck disable=SC2016  # nbdkit's script expands them
+    start_nbdkit bad.sock -r eval get_size='echo 1048576' \
+        pread='if [ $4 -lt 65536 ] && [ $(($4 + $3)) -gt 64512 ]; then echo EIO bad >&2; exit 1; fi; dd if='"$PWD"'/disk.raw skip=$4 count=$3 iflag=count_bytes,skip_bytes'
+    run -1 qcow-copy -f raw 'nbd+unix:///?socket=bad.sock' new.raw
+    [[ ! -e new.raw ]]
+    run -0 qcow-copy --salvage -f raw 'nbd+unix:///?socket=bad.sock' new.raw
+    assert_output_has "warning: error while reading offset 64512" "warning: error while reading offset 65024"
+    cp disk.raw expected.raw
+    dd if=/dev/zero of=expected.raw bs=512 seek=126 count=2 conv=notrunc status=none
+    cmp new.raw expected.raw
+    run -0 qcow-copy -q --salvage -O qcow2 -f raw 'nbd+unix:///?socket=bad.sock' new.qcow2
+    assert_output ""
+    assert_same_content expected.raw new.qcow2
+}
+
+@test "copy --salvage: of a damaged L2 table only what it maps is lost" {
+    make_image disk.qcow2 4M -o cluster_size=4k
+    guest_write disk.qcow2 0 4M A
+    l1=$(peek_be disk.qcow2 40 8)
+    l2=$(($(peek_be disk.qcow2 "$l1" 8) & 0x00ffffffffffffff))
+    poke disk.qcow2 "$l2" 8000000000000200            # of the first cluster: not aligned
+    run -1 qcow-copy disk.qcow2 new.raw
+    run -0 qcow-copy --salvage disk.qcow2 new.raw
+    assert_output_has "warning: error while reading block status at offset 0"
+    assert_guest_zero new.raw 0 4K
+    assert_guest new.raw 4K 4092K A
+}
+
+# ---- Bitmaps -----------------------------------------------------------------------------------------
+
+@test "copy --bitmaps: name, granularity, flags and dirty ranges are those of the source" {
+    require nbdinfo
+    make_disk
+    qemu-img bitmap --add -g 64K disk.qcow2 b0
+    qemu-img bitmap --add -g 4K disk.qcow2 b1
+    guest_write disk.qcow2 3M 100K C
+    guest_write disk.qcow2 15M 1M C
+    qemu-img bitmap --disable disk.qcow2 b1
+    for options in "" "-c" "-o cluster_size=4k"; do
+        # shellcheck disable=SC2086  # several words
+        run -0 qcow-copy --bitmaps -O qcow2 $options disk.qcow2 new.qcow2
+        assert_clean new.qcow2
+        assert_same_content disk.qcow2 new.qcow2
+        [[ $(bitmap_facts new.qcow2) == "$(bitmap_facts disk.qcow2)" ]]
+        for name in b0 b1; do
+            [[ $(dirty_ranges new.qcow2 $name) == "$(dirty_ranges disk.qcow2 $name)" ]]
+        done
+    done
+    make_image there.qcow2 16M
+    run -0 qcow-copy -n --bitmaps -O qcow2 disk.qcow2 there.qcow2
+    [[ $(dirty_ranges there.qcow2 b1) == "$(dirty_ranges disk.qcow2 b1)" ]]
+    assert_clean there.qcow2
+}
+
+@test "copy --bitmaps: one in use stops it, unless it shall be skipped" {
+    require qemu-storage-daemon
+    make_disk
+    qemu-img bitmap --add disk.qcow2 good
+    qemu-img bitmap --add disk.qcow2 broken
+    # Bit 0 of the flags of the second entry of the directory.
+    python3 - disk.qcow2 <<'END'
+import struct, sys
+image = bytearray(open(sys.argv[1], "rb").read())
+at = image.index(b"broken", 65536)
+struct.pack_into(">I", image, at - 12, struct.unpack_from(">I", image, at - 12)[0] | 1)
+open(sys.argv[1], "wb").write(image)
+END
+    run -1 qcow-copy --bitmaps -O qcow2 disk.qcow2 new.qcow2
+    assert_output_has "Cannot copy inconsistent bitmap 'broken'"
+    [[ ! -e new.qcow2 ]]
+    run -0 qcow-copy --bitmaps --skip-broken-bitmaps -O qcow2 disk.qcow2 new.qcow2
+    assert_output_has "Skipping inconsistent bitmap 'broken'"
+    run -0 bitmap_facts new.qcow2
+    assert_json 'map(.name) == ["good"]'
+}
+
+@test "copy --bitmaps: not to raw, not from raw, not from several" {
+    make_disk
+    truncate -s 1M disk.raw
+    run -1 qcow-copy --bitmaps disk.qcow2 new.raw
+    assert_output_has "does not support bitmaps"
+    run -1 qcow-copy --bitmaps -O qcow2 disk.raw new.qcow2
+    assert_output_has "Source lacks bitmap support"
+    run -1 qcow-copy --bitmaps -O qcow2 disk.qcow2 disk.qcow2 new.qcow2
+    assert_output_has "single source"
+}
+
+# ---- Resume ------------------------------------------------------------------------------------------
+
+@test "copy --resume: goes on after SIGKILL, for every format" {
+    make_image disk.qcow2 256M
+    guest_write_random disk.qcow2 0 200M 1
+    guest_write_random disk.qcow2 220M 20M 2
+    for options in "-O raw" "-O qcow2" "-c -O qcow2 -o cluster_size=16k"; do
+        # shellcheck disable=SC2086  # several words
+        interrupt_copy KILL $options disk.qcow2 new
+        [[ ! -e new && -e new.qcow-part && -e new.qcow-journal ]]
+        # shellcheck disable=SC2086
+        run -0 qcow-copy --resume --output=json $options disk.qcow2 new
+        assert_json '."bytes-resumed" >= 67108864'
+        [[ ! -e new.qcow-part && ! -e new.qcow-journal ]]
+        assert_same_content disk.qcow2 new
+        [[ $options == "-O raw" ]] || assert_clean new
+        rm new
+    done
+}
+
+@test "copy --resume: starts again when the source or an option is another" {
+    make_image disk.qcow2 256M
+    guest_write_random disk.qcow2 0 200M 1
+    interrupt_copy KILL -O qcow2 disk.qcow2 new.qcow2
+    run -0 qcow-copy --resume --output=json -O qcow2 -o cluster_size=32k disk.qcow2 new.qcow2
+    assert_json '."bytes-resumed" == 0'
+    assert_clean new.qcow2
+    rm new.qcow2
+    interrupt_copy KILL -O qcow2 disk.qcow2 new.qcow2
+    guest_write disk.qcow2 0 64K A
+    run -0 qcow-copy --resume --output=json -O qcow2 disk.qcow2 new.qcow2
+    assert_json '."bytes-resumed" == 0'
+    assert_same_content disk.qcow2 new.qcow2
+}
+
+@test "copy --resume: Ctrl-C keeps what is there, two at once are refused, a cut journal line does no harm" {
+    make_image disk.qcow2 256M
+    guest_write_random disk.qcow2 0 200M 1
+    interrupt_copy INT disk.qcow2 new.raw
+    ((status == 130)) || fail "exit $status: $(<copy.log)"
+    [[ $(<copy.log) == *"goes on where this one stopped"* ]]
+    [[ -e new.raw.qcow-part ]]
+    printf '99' >>new.raw.qcow-journal
+    start_daemon qcow-copy --resume --rate 10M disk.qcow2 new.raw
+    sleep 1
+    run -1 qcow-copy --resume disk.qcow2 new.raw
+    assert_output_has lock
+    kill_daemon "$daemon_pid"
+    run -0 qcow-copy --resume --output=json disk.qcow2 new.raw
+    assert_json '."bytes-resumed" >= 67108864'
+    assert_same_content disk.qcow2 new.raw
+}
+
+@test "copy --resume: only from files, to files" {
+    require nbdkit
+    make_disk
+    truncate -s 16M target.raw
+    start_nbdkit target.sock file target.raw
+    run -1 qcow-copy --resume disk.qcow2 'nbd+unix:///?socket=target.sock'
+    assert_output_has "only a copy to a regular file can be resumed"
+    run -1 qcow-copy --resume -f raw 'nbd+unix:///?socket=target.sock' new.raw
+    assert_output_has "cannot be resumed"
+    run -2 qcow-copy --resume -n disk.qcow2 target.raw
+}
+
+# ---- Chains ------------------------------------------------------------------------------------------
+
+@test "copy --chain: each layer with its snapshots and bitmaps, over the copy below it" {
+    mkdir a b
+    truncate -s 16M a/base.raw
+    guest_write a/base.raw 0 1M A
+    qemu-img create -q -f qcow2 -b ../a/base.raw -F raw b/mid.qcow2 16M
+    guest_write b/mid.qcow2 1M 1M B
+    snapshot b/mid.qcow2 monday
+    qemu-img create -q -f qcow2 -b "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"$PWD/b/mid.qcow2\"}}" \
+        -F qcow2 top.qcow2 16M
+    guest_write top.qcow2 2M 1M C
+    qemu-img bitmap --add top.qcow2 dirty
+    active_raw top.qcow2 expected.raw
+    remember_image a/base.raw b/mid.qcow2 top.qcow2
+    run -0 qcow-copy --chain out top.qcow2
+    assert_output ""
+    assert_image_unchanged a/base.raw b/mid.qcow2 top.qcow2
+    rm -r a b top.qcow2
+    assert_same_content out/top.qcow2 expected.raw
+    assert_clean out/top.qcow2
+    assert_clean out/mid.qcow2
+    run -0 qemu-img info --backing-chain --output=json out/top.qcow2
+    assert_json 'map(."backing-filename" // "") == ["mid.qcow2", "base.raw", ""]'
+    assert_json 'map(."backing-filename-format" // "") == ["qcow2", "raw", ""]'
+    run -0 bitmap_facts out/top.qcow2
+    assert_json 'map(.name) == ["dirty"]'
+    run -0 qcow-info --output=json out/mid.qcow2
+    assert_json '.snapshots[0].name == "monday"'
+}
+
+@test "copy --chain: two layers of one name, and options of a copy, are refused before anything is written" {
+    mkdir a b
+    make_image a/disk.qcow2 1M
+    qemu-img create -q -f qcow2 -b ../a/disk.qcow2 -F qcow2 b/disk.qcow2
+    run -1 qcow-copy --chain out b/disk.qcow2
+    assert_output_has "two files of the chain are called 'disk.qcow2'"
+    [[ ! -e out ]]
+    for option in "-O raw" "-c" "-n" "--resume" "-U"; do
+        # shellcheck disable=SC2086  # several words
+        run -2 qcow-copy --chain out $option a/disk.qcow2
+    done
+    run -1 qcow-copy --chain a a/disk.qcow2
+    assert_output_has "layer [0]"
+}
+
+@test "copy --chain: an external data file comes along" {
+    make_image disk.qcow2 4M -o data_file=disk.data
+    guest_write disk.qcow2 1M 1M A
+    run -0 qcow-copy --chain out disk.qcow2
+    active_raw disk.qcow2 expected.raw
+    rm disk.data disk.qcow2
+    cd out
+    assert_same_content disk.qcow2 ../expected.raw
+}
