@@ -17,6 +17,7 @@ typedef struct LabSubject {
     LabContents *contents;
     Qcow2CheckResult check;   /* what is wrong with it already may stay */
     bool encrypted;
+    bool has_data_file;       /* which is not in memory: an operation would change the real one */
 } LabSubject;
 
 #define LAB_MAX_FILES 4u
@@ -45,6 +46,7 @@ typedef struct LabOperation {
     unsigned n_below;         /* images below that it writes */
     int again;                /* Qcow2Error of the same command when its result is there, or LAB_SUCCEEDS */
     bool may_leak;
+    bool writes_data;         /* into a data file too; images that have one are left out */
     bool repairs;             /* the check finds nothing in its result, and until then what it found before */
     bool sets_bitmaps;        /* what bitmaps hold afterwards is its result; otherwise they get bits as the
                                * guest's contents change */

@@ -3,6 +3,7 @@
  */
 #include "lab.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 const LabState *lab_snapshot(const LabSubject *subject, LabWhich which)
@@ -17,7 +18,7 @@ const LabState *lab_snapshot(const LabSubject *subject, LabWhich which)
 
 bool lab_applies(const LabOperation *operation, const LabSubject *subject)
 {
-    return operation->n_below < subject->files->len
+    return operation->n_below < subject->files->len && !(operation->writes_data && subject->has_data_file)
         && (operation->which == LAB_NONE || lab_snapshot(subject, operation->which));
 }
 
@@ -73,6 +74,101 @@ static bool run_rename(const LabPlaces *places, const LabSubject *subject, LabWh
     return chain && qcow2_snapshot_rename(chain, word, "renamed in the laboratory", error);
 }
 
+/* ---- Sizes and features ------------------------------------------------------------------------------- */
+
+static bool resize(const LabPlaces *places, uint64_t size, const char *preallocation, GError **error)
+{
+    const Qcow2ResizeOptions options = { .size = size, .shrink = true, .preallocation = preallocation };
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+
+    return chain && qcow2_resize(chain, &options, NULL, error);
+}
+
+static uint64_t disk_size(const LabSubject *subject)
+{
+    return lab_state(subject->contents, 0)->size;
+}
+
+/* By some clusters and a sector. */
+static bool run_grow(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)which;
+    return resize(places, disk_size(subject) + 300 * 512 + 512, NULL, error);
+}
+
+/* With a longer L1 table. */
+static bool run_grow_far(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)which;
+    return resize(places, disk_size(subject) + (UINT64_C(3) << 30), NULL, error);
+}
+
+static bool run_grow_preallocated(const LabPlaces *places, const LabSubject *subject, LabWhich which,
+                                  GError **error)
+{
+    (void)which;
+    return resize(places, disk_size(subject) + 300 * 512, "full", error);
+}
+
+static bool run_shrink(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)which;
+    return resize(places, disk_size(subject) / 1024 * 512, NULL, error);
+}
+
+static bool run_shrink_to_a_sector(const LabPlaces *places, const LabSubject *subject, LabWhich which,
+                                   GError **error)
+{
+    (void)subject;
+    (void)which;
+    return resize(places, 512, NULL, error);
+}
+
+static bool amend(const LabPlaces *places, const char *options, GError **error)
+{
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+
+    return chain && qcow2_amend(chain, options, NULL, error);
+}
+
+static bool run_amend_old(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)subject;
+    (void)which;
+    return amend(places, "compat=0.10,refcount_bits=16,lazy_refcounts=off", error);
+}
+
+static bool run_amend_new(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)subject;
+    (void)which;
+    return amend(places, "compat=1.1,lazy_refcounts=on", error);
+}
+
+static bool run_amend_wide(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)subject;
+    (void)which;
+    return amend(places, "compat=1.1,refcount_bits=64", error);
+}
+
+static bool run_amend_narrow(const LabPlaces *places, const LabSubject *subject, LabWhich which,
+                             GError **error)
+{
+    (void)subject;
+    (void)which;
+    return amend(places, "compat=1.1,refcount_bits=4", error);
+}
+
+/* Two changes: the version, and then the size. */
+static bool run_amend_size(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    g_autofree char *options = g_strdup_printf("compat=1.1,size=%" PRIu64, disk_size(subject) + (1 << 20));
+
+    (void)which;
+    return amend(places, options, error);
+}
+
 /* ---- Operations that take a file ---------------------------------------------------------------------- */
 
 /* Beside the image, once for all runs; lab_subject_load() removes that of another image of this name. */
@@ -126,28 +222,6 @@ static bool run_vmstate_drop(const LabPlaces *places, const LabSubject *subject,
     return chain && qcow2_vmstate_drop(chain, word, error);
 }
 
-const LabOperation lab_operations[] = {
-    { "create", run_create, .again = QCOW2_ERROR_EXISTS },
-    { "create-long-name", run_create_long, .again = QCOW2_ERROR_EXISTS },
-    { "apply-first", run_apply, LAB_FIRST, .again = LAB_SUCCEEDS },
-    { "apply-middle", run_apply, LAB_MIDDLE, .again = LAB_SUCCEEDS },
-    { "apply-last", run_apply, LAB_LAST, .again = LAB_SUCCEEDS },
-    { "delete-first", run_delete, LAB_FIRST, .again = QCOW2_ERROR_NOT_FOUND },
-    { "delete-middle", run_delete, LAB_MIDDLE, .again = QCOW2_ERROR_NOT_FOUND },
-    { "delete-last", run_delete, LAB_LAST, .again = QCOW2_ERROR_NOT_FOUND },
-    { "rename", run_rename, LAB_MIDDLE, .again = LAB_SUCCEEDS },
-    { "import-active", run_import, .again = QCOW2_ERROR_EXISTS },
-    { "import-first", run_import, LAB_FIRST, .again = QCOW2_ERROR_EXISTS },
-    { "bitmap-add", lab_bitmap_add, .again = QCOW2_ERROR_EXISTS, .sets_bitmaps = true },
-    { "bitmap-remove", lab_bitmap_remove, .again = QCOW2_ERROR_NOT_FOUND, .sets_bitmaps = true },
-    { "bitmap-clear", lab_bitmap_clear, .again = LAB_SUCCEEDS, .sets_bitmaps = true },
-    { "bitmap-disable", lab_bitmap_disable, .again = LAB_SUCCEEDS, .sets_bitmaps = true },
-    { "bitmap-merge", lab_bitmap_merge, .again = LAB_SUCCEEDS, .sets_bitmaps = true },
-    { "bitmap-from-states", lab_bitmap_states, .again = QCOW2_ERROR_EXISTS, .sets_bitmaps = true },
-    { "vmstate-import", run_vmstate_import, LAB_LAST, .again = LAB_SUCCEEDS },
-    { "vmstate-drop", run_vmstate_drop, LAB_FIRST, .again = QCOW2_ERROR_EXISTS },
-    { NULL },
-};
 /* ---- Repair -------------------------------------------------------------------------------------------- */
 
 static bool repair(const LabPlaces *places, Qcow2Repair what, GError **error)
@@ -173,5 +247,37 @@ static bool run_repair_all(const LabPlaces *places, const LabSubject *subject, L
     return repair(places, QCOW2_REPAIR_ALL, error);
 }
 
+const LabOperation lab_operations[] = {
+    { "create", run_create, .again = QCOW2_ERROR_EXISTS },
+    { "create-long-name", run_create_long, .again = QCOW2_ERROR_EXISTS },
+    { "apply-first", run_apply, LAB_FIRST, .again = LAB_SUCCEEDS },
+    { "apply-middle", run_apply, LAB_MIDDLE, .again = LAB_SUCCEEDS },
+    { "apply-last", run_apply, LAB_LAST, .again = LAB_SUCCEEDS },
+    { "delete-first", run_delete, LAB_FIRST, .again = QCOW2_ERROR_NOT_FOUND },
+    { "delete-middle", run_delete, LAB_MIDDLE, .again = QCOW2_ERROR_NOT_FOUND },
+    { "delete-last", run_delete, LAB_LAST, .again = QCOW2_ERROR_NOT_FOUND },
+    { "rename", run_rename, LAB_MIDDLE, .again = LAB_SUCCEEDS },
+    { "resize-grow", run_grow, .writes_data = true, .again = LAB_SUCCEEDS },
+    { "resize-grow-far", run_grow_far, .writes_data = true, .again = LAB_SUCCEEDS },
+    { "resize-grow-preallocated", run_grow_preallocated, .writes_data = true, .again = QCOW2_ERROR_EXISTS },
+    { "resize-shrink", run_shrink, .writes_data = true, .again = LAB_SUCCEEDS },
+    { "resize-shrink-to-a-sector", run_shrink_to_a_sector, .writes_data = true, .again = LAB_SUCCEEDS },
+    { "amend-old", run_amend_old, .again = LAB_SUCCEEDS },
+    { "amend-new", run_amend_new, .again = LAB_SUCCEEDS },
+    { "amend-wide", run_amend_wide, .again = LAB_SUCCEEDS },
+    { "amend-narrow", run_amend_narrow, .again = LAB_SUCCEEDS },
+    { "amend-size", run_amend_size, .writes_data = true, .again = LAB_SUCCEEDS },
+    { "import-active", run_import, .again = QCOW2_ERROR_EXISTS },
+    { "import-first", run_import, LAB_FIRST, .again = QCOW2_ERROR_EXISTS },
+    { "bitmap-add", lab_bitmap_add, .again = QCOW2_ERROR_EXISTS, .sets_bitmaps = true },
+    { "bitmap-remove", lab_bitmap_remove, .again = QCOW2_ERROR_NOT_FOUND, .sets_bitmaps = true },
+    { "bitmap-clear", lab_bitmap_clear, .again = LAB_SUCCEEDS, .sets_bitmaps = true },
+    { "bitmap-disable", lab_bitmap_disable, .again = LAB_SUCCEEDS, .sets_bitmaps = true },
+    { "bitmap-merge", lab_bitmap_merge, .again = LAB_SUCCEEDS, .sets_bitmaps = true },
+    { "bitmap-from-states", lab_bitmap_states, .again = QCOW2_ERROR_EXISTS, .sets_bitmaps = true },
+    { "vmstate-import", run_vmstate_import, LAB_LAST, .again = LAB_SUCCEEDS },
+    { "vmstate-drop", run_vmstate_drop, LAB_FIRST, .again = QCOW2_ERROR_EXISTS },
     { "repair-leaks", run_repair_leaks, .again = LAB_SUCCEEDS },
     { "repair-all", run_repair_all, .again = LAB_SUCCEEDS, .repairs = true },
+    { NULL },
+};

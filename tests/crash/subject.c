@@ -53,6 +53,7 @@ LabSubject *lab_subject_load(const char *name, const char *path, GError **error)
         return NULL;
     }
     remove_deltas(path);
+    subject->has_data_file = qcow2_chain_image(chain, 0)->header.layout.has_data_file;
     subject->encrypted = qcow2_chain_image(chain, 0)->header.crypt != QCOW2_CRYPT_NONE;
     subject->contents = lab_contents_read(chain, error);
     return subject->contents ? g_steal_pointer(&subject) : NULL;
