@@ -96,11 +96,11 @@ static bool run_grow(const LabPlaces *places, const LabSubject *subject, LabWhic
     return resize(places, disk_size(subject) + 300 * 512 + 512, NULL, error);
 }
 
-/* With a longer L1 table. */
+/* With a longer L1 table, unless clusters are large. */
 static bool run_grow_far(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
 {
     (void)which;
-    return resize(places, disk_size(subject) + (UINT64_C(3) << 30), NULL, error);
+    return resize(places, disk_size(subject) + (UINT64_C(64) << 20), NULL, error);
 }
 
 static bool run_grow_preallocated(const LabPlaces *places, const LabSubject *subject, LabWhich which,
