@@ -49,7 +49,7 @@ typedef struct Qcow2CheckPass {
     bool needs_rebuild;       /* found: refcount structures that cannot be corrected entry by entry */
     uint64_t n_flags;         /* found: COPIED flags that contradict the refcounts in the file */
     GArray *unhealthy;        /* NULL, or gets a Qcow2TableRef of each table with something wrong */
-    uint64_t outside;         /* the first cluster past the end of the file that something refers to */
+    uint64_t outside;         /* a file of more clusters would have what is referred to past its end inside */
     const Qcow2Counts *wanted;    /* NULL, or the refcounts as they will be: these count, not the file's, */
     uint64_t wanted_end;      /* below this cluster */
 

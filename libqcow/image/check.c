@@ -75,7 +75,10 @@ void qcow2_check_refer(Qcow2CheckPass *pass, uint64_t offset, uint64_t len_bytes
         return;
     }
     if (!qcow2_check_is_inside(pass, offset, len_bytes)) {
-        pass->outside = MIN(pass->outside, MAX(offset >> cluster_bits, pass->n_in_file));
+        if (qcow2_range_fits(offset, len_bytes)) {
+            uint64_t end = (offset + len_bytes - pass->layout->cluster_size) >> cluster_bits;
+            pass->outside = MIN(pass->outside, end);
+        }
         qcow2_check_report_outside(pass, offset, len_bytes, weight);
         return;
     }

@@ -314,10 +314,20 @@ static bool write_all(Blocks *blocks, GError **error)
     return qcow2_repair_write(job, blocks->table_offset, table, len, error);
 }
 
+/* Entries that the table has now, or can get. */
+static size_t max_entries(const Qcow2RepairJob *job)
+{
+    const Qcow2Layout *layout = &job->header.layout;
+    uint64_t now = job->header.reftable_clusters * layout->cluster_size / 8;
+    uint64_t needed = qcow2_div_round_up(qcow2_counts_end(job->counts), BIT(layout->refblock_bits));
+
+    return MIN(MAX(now, needed), QCOW2_MAX_REFTABLE_BYTES / 8);
+}
+
 bool qcow2_repair_refcounts(Qcow2RepairJob *job, GError **error)
 {
     const Qcow2Layout *layout = &job->header.layout;
-    size_t n = QCOW2_MAX_REFTABLE_BYTES / 8;
+    size_t n = max_entries(job);
     g_autofree uint64_t *table = g_new0(uint64_t, 2 * n);
     g_autofree uint8_t *states = g_malloc0(2 * n), *room = g_try_malloc(2 * layout->cluster_size + 16);
     Blocks blocks = {

@@ -74,7 +74,7 @@ uint64_t qcow2_repair_take(Qcow2RepairJob *job, uint64_t n, GError **error)
 
     if (end > job->count.outside) {
         job->blocked = true;
-        qcow2_corrupt(error, "entries refer to clusters from 0x%" PRIx64 " on, past the end of the file,"
+        qcow2_corrupt(error, "something past the end of the file is referred to, at 0x%" PRIx64 ","
                       " where the repair would have to write", job->count.outside << bits);
         return 0;
     }
@@ -267,19 +267,17 @@ static bool repair(Qcow2RepairJob *job, const Qcow2CheckPass *pass, const Qcow2C
     return job->what == QCOW2_REPAIR_LEAKS ? repair_leaks(job, pass, found, error) : repair_all(job, error);
 }
 
-/* What the check finds in the image as it will be. */
-static bool look_at_result(Qcow2RepairJob *job, Qcow2CheckResult *ret, GError **error)
+/* What the check finds through a header, which need not be the one in the file. */
+static bool look_through(const Qcow2RepairJob *job, const Qcow2Header *header, const GArray *snapshots,
+                         Qcow2CheckResult *ret, GError **error)
 {
     Qcow2CheckResult numbers;
     Tally tally = { .func = NULL };
     Qcow2CheckSource source = {
-        .file = job->file, .header = &job->header, .snapshots = job->snapshots,
-        .n_threads = job->image->n_threads,
+        .file = job->file, .header = header, .snapshots = snapshots, .n_threads = job->image->n_threads,
     };
 
-    if (!fill_last_cluster(job, error)
-        || !qcow2_image_check(&source, count_finding, &tally, &numbers, job->progress, error)) {
-        g_prefix_error(error, "the image as it would be repaired: ");
+    if (!qcow2_image_check(&source, count_finding, &tally, &numbers, job->progress, error)) {
         return false;
     }
     *ret = numbers;
@@ -349,6 +347,26 @@ static void give_up(Qcow2RepairJob *job)
 
 /* ---- All of it ----------------------------------------------------------------------------------- */
 
+/* Nothing is repaired: what was found until then does not count, but what is there. */
+static bool look_as_it_is(Qcow2RepairJob *job, Qcow2CheckResult *left, GError **error)
+{
+    const Qcow2Header *header = &job->image->header;
+
+    give_up(job);
+    g_autoptr(GArray) snapshots = qcow2_image_read_snapshot_table(job->file, header, NULL, error);
+    return snapshots && look_through(job, header, snapshots, left, error);
+}
+
+static bool look_as_it_will_be(Qcow2RepairJob *job, Qcow2CheckResult *left, GError **error)
+{
+    if (!fill_last_cluster(job, error)
+        || !look_through(job, &job->header, job->snapshots, left, error)) {
+        g_prefix_error(error, "the image as it would be repaired: ");
+        return false;
+    }
+    return true;
+}
+
 static bool clear_bits(Qcow2RepairJob *job, const Qcow2CheckResult *left)
 {
     uint64_t bits = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT;
@@ -360,7 +378,7 @@ static bool clear_bits(Qcow2RepairJob *job, const Qcow2CheckResult *left)
     return true;
 }
 
-/* Where entries point past the end of the file the image stays as it is, and so does what was found. */
+/* Where the repair is blocked the image stays as it is, and the rest of what was found is said. */
 static bool work(Qcow2RepairJob *job, const Qcow2CheckPass *pass, const Tally *tally, Qcow2CheckResult *left,
                  GError **error)
 {
@@ -373,24 +391,13 @@ static bool work(Qcow2RepairJob *job, const Qcow2CheckPass *pass, const Tally *t
             return false;
         }
         qcow2_repair_say(job, QCOW2_FINDING_EXPLANATION, 0, "ERROR nothing is repaired: %s", cause->message);
-        give_up(job);
-        *left = tally->sum;
-        return true;
+        return look_as_it_is(job, left, error);
     }
-    *left = tally->sum;    /* flags were found meanwhile */
-    if (!job->changed) {
-        return true;
-    }
-    Qcow2CheckResult result;
-    if (!look_at_result(job, &result, error)) {
+    if (job->changed && !look_as_it_will_be(job, left, error)) {
         return false;
     }
-    if (is_better(left, &result)) {
-        *left = result;
-    } else {
-        give_up(job);
-    }
-    return true;
+    /* Flags were found meanwhile. */
+    return (job->changed && is_better(&tally->sum, left)) || look_as_it_is(job, left, error);
 }
 
 static bool run(Qcow2RepairJob *job, Tally *tally, Qcow2CheckResult *ret, GError **error)
@@ -418,13 +425,11 @@ static bool run(Qcow2RepairJob *job, Tally *tally, Qcow2CheckResult *ret, GError
     if ((worked || cleared) && !publish(job, error)) {
         return false;
     }
-    *ret = worked ? left : pass.result;
-    ret->corruptions = left.corruptions;
-    ret->additional_corruptions = left.additional_corruptions;
-    ret->leaks = left.leaks;
-    ret->check_errors = left.check_errors;
-    ret->corruptions_fixed = tally->sum.corruptions - left.corruptions;
-    ret->leaks_fixed = tally->sum.leaks - left.leaks;
+    *ret = found ? left : pass.result;
+    if (worked) {
+        ret->corruptions_fixed = tally->sum.corruptions - left.corruptions;
+        ret->leaks_fixed = tally->sum.leaks - left.leaks;
+    }
     return true;
 }
 
