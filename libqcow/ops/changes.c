@@ -45,5 +45,6 @@ bool qcow2_list_choice(Qcow2Choice *choice, uint64_t unit, GArray *ret, GError *
             push(ret, extent->guest_offset, qcow2_extent_end(extent), unit);
         }
     } while (extents);
+    qcow2_choice_rewind(choice);
     return true;
 }

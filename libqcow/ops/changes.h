@@ -14,7 +14,7 @@
 bool qcow2_find_changes(Qcow2State *from, Qcow2State *to, uint64_t unit, GArray *ret,
                         Qcow2Progress *progress, GError **error);
 
-/** qcow2_list_choice: the same of what a choice carries; the choice is walked through once more. */
+/** qcow2_list_choice: the same of what a choice carries; it is walked through, and at its start again. */
 bool qcow2_list_choice(Qcow2Choice *choice, uint64_t unit, GArray *ret, GError **error);
 
 #endif

@@ -123,7 +123,17 @@ static bool note_changes_first(Base *self, const Qcow2InPlaceStats *planned, GEr
 
 /* ---- A qcow2 base ------------------------------------------------------------------------------ */
 
-static bool move_into_qcow2(Base *self, const Qcow2InPlaceOptions *options, GError **error)
+/* What was planned is what the layers above are emptied of: nothing less may have been moved. */
+static bool check_moved(const Qcow2InPlaceStats *planned, const Qcow2InPlaceStats *moved, GError **error)
+{
+    return planned->bytes == moved->bytes
+        || qcow2_fail(error, QCOW2_ERROR_CHANGED,
+                      "%" PRIu64 " bytes were to be moved, and %" PRIu64 " were found then; the layers above"
+                      " are as they were", planned->bytes, moved->bytes);
+}
+
+static bool move_into_qcow2(Base *self, const Qcow2InPlaceOptions *options, const Qcow2InPlaceStats *planned,
+                            GError **error)
 {
     Qcow2Merge *merge = self->merge;
     Qcow2InPlaceResult result;
@@ -132,6 +142,7 @@ static bool move_into_qcow2(Base *self, const Qcow2InPlaceOptions *options, GErr
     if (!batch
         || !qcow2_in_place_apply(batch, self->image, self->to, self->choice, options, &result,
                                  merge->progress, error)
+        || !check_moved(planned, &result.stats, error)
         || !note_changes(self, batch, error) || !qcow2_batch_commit(batch, error)) {
         return false;
     }
@@ -171,7 +182,7 @@ static bool merge_into_qcow2(Base *self, GError **error)
         return true;
     }
     qcow2_progress_expect(merge->progress, planned.bytes);
-    return note_changes_first(self, &planned, error) && move_into_qcow2(self, &options, error);
+    return note_changes_first(self, &planned, error) && move_into_qcow2(self, &options, &planned, error);
 }
 
 /* ---- A raw base -------------------------------------------------------------------------------- */
