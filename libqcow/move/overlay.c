@@ -33,6 +33,7 @@ struct Qcow2Overlay {
     GArray *runs;                 /* Qcow2ClusterRun: waiting */
     GArray *streams;              /* Qcow2Stream: of the waiting runs, in order */
     Sharing sharing;
+    uint64_t written_back;        /* host offset up to which streams are on their way to the disk */
     Qcow2OverlayStats stats;
 };
 
@@ -335,6 +336,15 @@ static bool write_waiting_run(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2Clu
     return true;
 }
 
+/* The mover does the same for what it moves. */
+static void start_writeback(Qcow2Overlay *overlay, Qcow2Io *io)
+{
+    uint64_t end = qcow2_new_image_end(overlay->image);
+
+    qcow2_io_start_writeback(io, overlay->written_back, end - overlay->written_back);
+    overlay->written_back = end;
+}
+
 static bool write_waiting_runs(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
 {
     Qcow2StreamRules rules = {
@@ -351,6 +361,9 @@ static bool write_waiting_runs(Qcow2Overlay *overlay, Qcow2Io *io, const GArray 
     for (guint i = 0; ok && i < overlay->runs->len; i++) {
         ok =
             write_waiting_run(overlay, io, &g_array_index(overlay->runs, Qcow2ClusterRun, i), &stream, error);
+    }
+    if (stream > 0) {
+        start_writeback(overlay, io);
     }
     qcow2_streams_clear(overlay->streams);
     g_array_set_size(overlay->runs, 0);
