@@ -73,7 +73,8 @@ static const ToolCommand command = {
     .name = "qcow-bitmap",
     .synopses = (const char *const[]) {
         "[OPTION...] --list IMAGE",
-        "[OPTION...] --add | --remove | --clear | --enable | --disable | --merge SOURCE... IMAGE NAME",
+        "[OPTION...] --add | --remove | --clear IMAGE NAME",
+        "[OPTION...] --enable | --disable | --merge SOURCE IMAGE NAME",
         "[OPTION...] --from-states FROM TO IMAGE NAME",
         NULL,
     },

@@ -35,6 +35,7 @@ static const ToolCommand command = {
         "without that.",
         "The image gets the delta's virtual size. The snapshot gets the date and clock that it had where "
         "it was exported, so that the next delta finds its place.",
+        "Dirty bitmaps that are enabled record what the delta changes.",
         "An image with an external data file takes what has no place in that file yet, and no name; a delta "
         "that changes what is there is refused, since it could only be overwritten.",
         "All or nothing, also across a crash: until the end the image is as it was. A stream that was cut "

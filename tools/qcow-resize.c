@@ -30,6 +30,8 @@ static const ToolCommand command = {
     .notes = (const char *const[]) {
         "What is new reads as zeros, also where a backing file is longer than the image was, and where the "
         "image had data when it was larger before.",
+        "Dirty bitmaps follow the size. What is new is dirty in those that are enabled: the disk may have "
+        "been larger before, and a backup may know its end with other contents.",
         "All or nothing, also across a crash. Shrinking cuts the file only after the smaller image is on "
         "disk.",
         "The guest's partitions and file systems do not follow: shrink these first, grow them afterwards.",

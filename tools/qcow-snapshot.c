@@ -37,6 +37,8 @@ static const ToolCommand command = {
     .notes = (const char *const[]) {
         "A change is all or nothing: whenever the process or the machine stops, the image is as it was or "
         "as it should be, and qemu-img check finds nothing wrong with it.",
+        "When a snapshot is applied, dirty bitmaps that are enabled get what the guest reads otherwise then; "
+        "the others stay as they are.",
         "STATE is a snapshot's name or id; a word that fits two snapshots is an error, and name:NAME or "
         "id:ID decide. A name that is there already is refused.",
         NULL,

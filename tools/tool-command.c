@@ -25,7 +25,7 @@ static const ToolText making[] = {
 
 static const ToolText keeping[] = {
     { "snapshot", "list, take, apply, delete and rename internal snapshots" },
-    { "bitmap", "list persistent dirty bitmaps" },
+    { "bitmap", "list, make, merge and remove persistent dirty bitmaps" },
     { "export-delta", "write what changed between two states as a small qcow2 overlay" },
     { "import-delta", "apply a delta to an image, and keep the result as a snapshot" },
     { "externalize", "write internal snapshots as a backing chain of files" },
