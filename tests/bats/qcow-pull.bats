@@ -1,0 +1,212 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck disable=SC2154  # bats and the helpers set output, stderr, status, lines, daemon_pid
+# Merges upward: an image reads the same, with fewer layers below it, and no other file is changed.
+
+load helpers
+
+# make_three: base.qcow2 <- mid.qcow2 <- top.qcow2, each with something of its own, over and beside the others
+make_three() {
+    CHAIN_SIZE=8M make_chain base.qcow2 mid.qcow2 top.qcow2
+    guest_write base.qcow2 0 2M A
+    guest_write mid.qcow2 1M 2M B
+    guest_zero mid.qcow2 256K 128K
+    guest_write top.qcow2 2500K 1M C
+    guest_write top.qcow2 64K 100 D
+}
+
+# backing IMAGE: print the backing file's name as it is recorded, and its format
+backing() {
+    qemu-img info -U --output=json "$1" | jq -r '"\(.["backing-filename"]) \(.["backing-filename-format"])"'
+}
+
+# assert_pulled IMAGE RAW BACKING: clean, of these contents, over this
+assert_pulled() {
+    assert_clean "$1" && assert_same_content "$1" "$2" || return
+    [[ $(backing "$1") == "$3" ]] || fail "$1 is over $(backing "$1")"
+}
+
+@test "pull: an image needs no backing file any more" {
+    make_three
+    active_raw top.qcow2 top.raw
+    remember_image base.qcow2 mid.qcow2
+    run -0 qcow-pull top.qcow2
+    assert_output_has "Image pulled: "
+    assert_image_unchanged base.qcow2 mid.qcow2
+    assert_pulled top.qcow2 top.raw "null null"
+    run -1 qcow-pull top.qcow2
+    assert_output_has "already"
+}
+
+@test "pull -b: only what the layers above the new base hold" {
+    make_three
+    active_raw top.qcow2 top.raw
+    remember_image base.qcow2 mid.qcow2
+    qcow-pull -q -b base.qcow2 top.qcow2
+    assert_image_unchanged base.qcow2 mid.qcow2
+    assert_pulled top.qcow2 top.raw "base.qcow2 qcow2"
+    [[ $(delta_ranges top.qcow2 | head -n 1) != "0 "* || $(delta_ranges top.qcow2 | wc -l) -gt 2 ]]
+    run -1 qcow-pull -b base.qcow2 top.qcow2
+    assert_output_has "already"
+}
+
+@test "pull -b [2]: a layer is named by its index too" {
+    make_three
+    active_raw top.qcow2 top.raw
+    qcow-pull -q -b '[2]' top.qcow2
+    assert_pulled top.qcow2 top.raw "base.qcow2 qcow2"
+}
+
+@test "pull: a layer in the middle; the images over it read the same" {
+    make_three
+    active_raw top.qcow2 top.raw
+    active_raw mid.qcow2 mid.raw
+    remember_image base.qcow2 top.qcow2
+    qcow-pull -q mid.qcow2
+    assert_image_unchanged base.qcow2 top.qcow2
+    assert_pulled mid.qcow2 mid.raw "null null"
+    assert_pulled top.qcow2 top.raw "mid.qcow2 qcow2"
+}
+
+@test "pull: snapshots keep their contents, and share what they get" {
+    CHAIN_SIZE=16M make_chain base.qcow2 top.qcow2
+    guest_write base.qcow2 0 8M A
+    guest_write top.qcow2 1M 64K B
+    snapshot top.qcow2 one
+    guest_write top.qcow2 2M 64K C
+    snapshot top.qcow2 two
+    guest_zero top.qcow2 3M 64K
+    active_raw top.qcow2 top.raw
+    snapshot_raw top.qcow2 one one.raw
+    snapshot_raw top.qcow2 two two.raw
+    qcow-pull -q top.qcow2
+    assert_pulled top.qcow2 top.raw "null null"
+    snapshot_raw top.qcow2 one again.raw
+    cmp one.raw again.raw
+    snapshot_raw top.qcow2 two again.raw
+    cmp two.raw again.raw
+    # Once for all three states, not three times.
+    (($(stat -c %s top.qcow2) < 10 * 1024 * 1024)) || fail "$(stat -c %s top.qcow2) bytes"
+}
+
+@test "pull: raw bases, short layers, other cluster sizes, version 2, compressed clusters" {
+    local options
+    for options in cluster_size=4k compat=0.10 extended_l2=on,cluster_size=64k cluster_size=2M compression_type=zstd; do
+        rm -f ./*.qcow2
+        truncate -s 0 base.raw
+        truncate -s 3000001 base.raw
+        guest_write base.raw 0 2999808 A
+        make_image mid.qcow2 2M -b base.raw -F raw
+        guest_write_compressed mid.qcow2 1M 512K B
+        make_image top.qcow2 4M -b mid.qcow2 -F qcow2 -o "$options"
+        guest_write top.qcow2 3M 100 C
+        guest_zero top.qcow2 512K 64K
+        active_raw top.qcow2 top.raw
+        cp top.qcow2 none.qcow2
+        qcow-pull -q -b base.raw top.qcow2
+        assert_pulled top.qcow2 top.raw "base.raw raw" || fail "$options"
+        qcow-pull -q none.qcow2
+        assert_pulled none.qcow2 top.raw "null null" || fail "$options"
+    done
+}
+
+@test "pull: bitmaps stay as they are, since the guest reads the same" {
+    require nbdinfo
+    make_three
+    qemu-img bitmap --add top.qcow2 b
+    guest_write top.qcow2 5M 64K E
+    qcow-pull -q top.qcow2
+    start_qemu_nbd nbd.sock -r -f qcow2 -B b top.qcow2
+    run -0 nbdinfo --json --map=qemu:dirty-bitmap:b "nbd+unix:///?socket=$PWD/nbd.sock"
+    assert_json '[.[] | select(.type == 1)] | map([.offset, .length]) == [[5242880, 65536]]'
+}
+
+@test "pull: a base in another folder is recorded relative to the image" {
+    mkdir lower
+    make_image lower/base.qcow2 4M
+    guest_write lower/base.qcow2 0 1M A
+    (cd lower && make_image mid.qcow2 4M -b base.qcow2 -F qcow2)
+    make_image top.qcow2 4M -b lower/mid.qcow2 -F qcow2
+    active_raw top.qcow2 top.raw
+    qcow-pull -q -b lower/base.qcow2 top.qcow2
+    assert_pulled top.qcow2 top.raw "lower/base.qcow2 qcow2"
+}
+
+@test "pull: wrong layers and wrong usage are refused before anything is written" {
+    make_three
+    truncate -s 1M raw.raw
+    remember_image top.qcow2 mid.qcow2 base.qcow2
+    run -1 qcow-pull -b top.qcow2 top.qcow2
+    run -1 qcow-pull -b missing.qcow2 top.qcow2
+    assert_output_has "missing.qcow2"
+    run -1 qcow-pull -b mid.qcow2 top.qcow2
+    assert_output_has "already"
+    run -1 qcow-pull raw.raw
+    assert_output_has "raw"
+    run -2 qcow-pull
+    run -2 qcow-pull top.qcow2 mid.qcow2
+    assert_image_unchanged top.qcow2 mid.qcow2 base.qcow2
+}
+
+@test "pull: an image that a VM uses is refused, and one whose lower layer is written" {
+    require qemu-storage-daemon
+    make_three
+    remember_image top.qcow2 mid.qcow2 base.qcow2
+    start_qsd --blockdev driver=qcow2,node-name=d,file.driver=file,file.filename=top.qcow2
+    run -1 qcow-pull top.qcow2
+    assert_output_has "top.qcow2" "lock"
+    stop_daemon "$daemon_pid"
+    start_qsd --blockdev driver=qcow2,node-name=d,file.driver=file,file.filename=base.qcow2
+    run -1 qcow-pull top.qcow2
+    assert_output_has "base.qcow2" "lock"
+    stop_daemon "$daemon_pid"
+    assert_image_unchanged top.qcow2 mid.qcow2 base.qcow2
+}
+
+@test "pull --dry-run: changes nothing and says what would be moved" {
+    local wanted
+    make_three
+    remember_image top.qcow2 mid.qcow2 base.qcow2
+    run -0 qcow-pull --dry-run top.qcow2
+    assert_output_has "would move" "are available"
+    wanted=$(qcow-pull --dry-run --output=json top.qcow2 | jq '.bytes, ."data-clusters", ."zero-clusters"')
+    assert_image_unchanged top.qcow2 mid.qcow2 base.qcow2
+    run -0 --separate-stderr qcow-pull --output=json top.qcow2
+    [[ $wanted == "$(jq '.bytes, ."data-clusters", ."zero-clusters"' <<<"$output")" ]]
+}
+
+@test "pull: Ctrl-C leaves the image as it was" {
+    local status=0
+    CHAIN_SIZE=64M make_chain base.qcow2 top.qcow2
+    guest_write base.qcow2 0 48M A
+    active_raw top.qcow2 top.raw
+    start_daemon env --default-signal qcow-pull --rate 8M top.qcow2
+    sleep 1
+    kill -INT "$daemon_pid"
+    wait "$daemon_pid" || status=$?
+    [[ $status == 130 ]]
+    grep -q "the image is as it was" daemon.log
+    assert_pulled top.qcow2 top.raw "base.qcow2 qcow2"
+    qcow-pull -q top.qcow2
+    assert_pulled top.qcow2 top.raw "null null"
+}
+
+@test "pull: a full disk changes nothing, and the same command does it when there is room" {
+    require_root
+    mkdir small
+    mount -t tmpfs -o size=4M none small || skip "cannot mount"
+    make_image base.qcow2 16M
+    guest_write base.qcow2 0 8M A
+    make_image small/top.qcow2 16M -b "$PWD/base.qcow2" -F qcow2
+    active_raw small/top.qcow2 top.raw
+    qcow-pull --dry-run small/top.qcow2 >dry 2>&1 && code=0 || code=$?
+    qcow-pull small/top.qcow2 >log 2>&1 && code2=0 || code2=$?
+    qemu-img compare small/top.qcow2 -F raw top.raw && same=0 || same=$?
+    mount -o remount,size=20M small
+    qcow-pull -q small/top.qcow2 && qemu-img compare small/top.qcow2 -F raw top.raw && qemu-img check small/top.qcow2 &&
+        again=0 || again=$?
+    umount small
+    [[ $code == 1 && $code2 == 1 && $same == 0 && $again == 0 ]] || fail "$code $code2 $same $again"
+    grep -q "not enough space" dry
+    grep -qi "space" log
+}

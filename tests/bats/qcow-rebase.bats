@@ -1,0 +1,219 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck disable=SC2154  # bats and the helpers set output, stderr, status, lines, daemon_pid
+# Another backing file: the image and its snapshots read the same.
+
+load helpers
+
+# make_bases: old.qcow2 and new.qcow2, which share some contents, and top.qcow2 over the first
+make_bases() {
+    make_image old.qcow2 8M
+    guest_write old.qcow2 0 2M A
+    guest_write old.qcow2 4M 1M B
+    make_image new.qcow2 8M
+    guest_write new.qcow2 0 2M A
+    guest_write new.qcow2 1M 64K C
+    guest_write new.qcow2 6M 1M D
+    make_image top.qcow2 8M -b old.qcow2 -F qcow2
+    guest_write top.qcow2 512K 64K E
+    guest_zero top.qcow2 768K 64K
+}
+
+# backing IMAGE: print the backing file's name as it is recorded, and its format
+backing() {
+    qemu-img info -U --output=json "$1" | jq -r '"\(.["backing-filename"]) \(.["backing-filename-format"])"'
+}
+
+# assert_rebased IMAGE RAW BACKING: clean, of these contents, over this
+assert_rebased() {
+    assert_clean "$1" && assert_same_content "$1" "$2" || return
+    [[ $(backing "$1") == "$3" ]] || fail "$1 is over $(backing "$1")"
+}
+
+@test "rebase: over a different chain only what differs is copied" {
+    make_bases
+    active_raw top.qcow2 top.raw
+    remember_image old.qcow2 new.qcow2
+    run -0 qcow-rebase -b new.qcow2 -F qcow2 top.qcow2
+    assert_output ""
+    assert_image_unchanged old.qcow2 new.qcow2
+    assert_rebased top.qcow2 top.raw "new.qcow2 qcow2"
+    assert_delta_holds top.qcow2 "512K 64K data" "768K 64K zero" "1M 64K data" "4M 1M data" "6M 1M zero"
+}
+
+@test "rebase: the same as qemu-img leaves it" {
+    make_bases
+    cp top.qcow2 theirs.qcow2
+    qemu-img rebase -q -b new.qcow2 -F qcow2 theirs.qcow2
+    qcow-rebase -q -b new.qcow2 -F qcow2 top.qcow2
+    assert_same_content top.qcow2 theirs.qcow2
+    [[ $(delta_ranges top.qcow2 | awk '{ n += $2 } END { print n }') -le \
+       $(delta_ranges theirs.qcow2 | awk '{ n += $2 } END { print n }') ]]
+}
+
+@test "rebase -u: the name alone, also of a file that is not there" {
+    make_bases
+    run -0 qcow-rebase -u -b missing.qcow2 -F qcow2 top.qcow2
+    assert_output ""
+    [[ $(qemu-img info --output=json top.qcow2 | jq -r '.["backing-filename"]') == missing.qcow2 ]]
+    qcow-rebase -u -b new.qcow2 -F qcow2 top.qcow2
+    assert_clean top.qcow2
+    [[ $(backing top.qcow2) == "new.qcow2 qcow2" ]]
+    assert_guest top.qcow2 6M 1M D
+    qcow-rebase -u -b '' top.qcow2
+    [[ $(backing top.qcow2) == "null null" ]]
+    assert_guest_zero top.qcow2 6M 1M
+}
+
+@test "rebase: '' for no backing file; the image stands alone" {
+    make_bases
+    active_raw top.qcow2 top.raw
+    qcow-rebase -q -b '' top.qcow2
+    assert_rebased top.qcow2 top.raw "null null"
+}
+
+@test "rebase: an image without a backing file gets one, version 3 and version 2" {
+    local compat
+    for compat in 1.1 0.10; do
+        make_bases
+        rm top.qcow2
+        make_image top.qcow2 8M -o "compat=$compat"
+        guest_write top.qcow2 1M 64K E
+        active_raw top.qcow2 top.raw
+        qcow-rebase -q -b new.qcow2 -F qcow2 top.qcow2
+        assert_rebased top.qcow2 top.raw "new.qcow2 qcow2" || fail "compat $compat"
+    done
+}
+
+@test "rebase: over a longer, a shorter and a raw chain" {
+    make_bases
+    active_raw top.qcow2 top.raw
+    make_image higher.qcow2 8M -b new.qcow2 -F qcow2
+    guest_write higher.qcow2 3M 64K F
+    qcow-rebase -q -b higher.qcow2 -F qcow2 top.qcow2
+    assert_rebased top.qcow2 top.raw "higher.qcow2 qcow2"
+    qcow-rebase -q -b new.qcow2 -F qcow2 top.qcow2
+    assert_rebased top.qcow2 top.raw "new.qcow2 qcow2"
+    truncate -s 1000001 short.raw
+    guest_write short.raw 0 999936 A
+    qcow-rebase -q -b short.raw -F raw top.qcow2
+    assert_rebased top.qcow2 top.raw "short.raw raw"
+    make_image long.qcow2 20M
+    guest_write long.qcow2 0 20M G
+    qcow-rebase -q -b long.qcow2 -F qcow2 top.qcow2
+    assert_rebased top.qcow2 top.raw "long.qcow2 qcow2"
+}
+
+@test "rebase: past a layer of the chain, and back" {
+    CHAIN_SIZE=8M make_chain base.qcow2 mid.qcow2 top.qcow2
+    guest_write base.qcow2 0 2M A
+    guest_write mid.qcow2 1M 2M B
+    guest_write top.qcow2 2M 64K C
+    active_raw top.qcow2 top.raw
+    qcow-rebase -q -b base.qcow2 -F qcow2 top.qcow2
+    assert_rebased top.qcow2 top.raw "base.qcow2 qcow2"
+    qcow-rebase -q -b mid.qcow2 -F qcow2 top.qcow2
+    assert_rebased top.qcow2 top.raw "mid.qcow2 qcow2"
+}
+
+@test "rebase -c: what is copied is compressed" {
+    make_bases
+    active_raw top.qcow2 top.raw
+    qcow-rebase -q -c -b new.qcow2 -F qcow2 top.qcow2
+    assert_rebased top.qcow2 top.raw "new.qcow2 qcow2"
+    delta_ranges top.qcow2 | grep -q "^4194304 1048576 compressed$"
+}
+
+@test "rebase: internal snapshots keep their contents" {
+    make_bases
+    snapshot top.qcow2 one
+    guest_write top.qcow2 4M 64K F
+    snapshot top.qcow2 two
+    guest_write top.qcow2 5M 64K G
+    active_raw top.qcow2 top.raw
+    snapshot_raw top.qcow2 one one.raw
+    snapshot_raw top.qcow2 two two.raw
+    qcow-rebase -q -b new.qcow2 -F qcow2 top.qcow2
+    assert_rebased top.qcow2 top.raw "new.qcow2 qcow2"
+    snapshot_raw top.qcow2 one again.raw
+    cmp one.raw again.raw
+    snapshot_raw top.qcow2 two again.raw
+    cmp two.raw again.raw
+}
+
+@test "rebase: without a format, qemu-img's words" {
+    make_bases
+    remember_image top.qcow2
+    run -1 qcow-rebase -b new.qcow2 top.qcow2
+    assert_output_has "Could not change the backing file to 'new.qcow2': backing format must be specified"
+    run -1 qcow-rebase -u -b new.qcow2 top.qcow2
+    assert_output_has "backing format must be specified"
+    assert_image_unchanged top.qcow2
+}
+
+@test "rebase: over itself, or over what is backed by it, is refused" {
+    make_bases
+    make_image higher.qcow2 8M -b top.qcow2 -F qcow2
+    remember_image top.qcow2
+    run -1 qcow-rebase -b top.qcow2 -F qcow2 top.qcow2
+    run -1 qcow-rebase -b higher.qcow2 -F qcow2 top.qcow2
+    run -1 qcow-rebase -b "$PWD/higher.qcow2" -F qcow2 top.qcow2
+    assert_image_unchanged top.qcow2
+}
+
+@test "rebase: what is not there, and wrong usage" {
+    make_bases
+    remember_image top.qcow2
+    run -1 qcow-rebase -b missing.qcow2 -F qcow2 top.qcow2
+    assert_output_has "Could not open new backing file 'missing.qcow2'" "No such file or directory"
+    run -2 qcow-rebase top.qcow2
+    run -2 qcow-rebase -b new.qcow2 -F qcow2
+    run -1 qcow-rebase -b '' new.raw
+    assert_image_unchanged top.qcow2
+}
+
+@test "rebase: a name that is relative is relative to the image" {
+    mkdir images
+    make_image images/new.qcow2 4M
+    guest_write images/new.qcow2 0 64K A
+    make_image images/top.qcow2 4M
+    guest_write images/top.qcow2 1M 64K B
+    active_raw images/top.qcow2 top.raw
+    qcow-rebase -q -b new.qcow2 -F qcow2 images/top.qcow2
+    assert_rebased images/top.qcow2 top.raw "new.qcow2 qcow2"
+}
+
+@test "rebase: an image that a VM uses is refused, and so is a new base that one writes" {
+    require qemu-storage-daemon
+    make_bases
+    remember_image top.qcow2
+    start_qsd --blockdev driver=qcow2,node-name=d,file.driver=file,file.filename=top.qcow2
+    run -1 qcow-rebase -b new.qcow2 -F qcow2 top.qcow2
+    assert_output_has "top.qcow2" "lock"
+    stop_daemon "$daemon_pid"
+    start_qsd --blockdev driver=qcow2,node-name=d,file.driver=file,file.filename=new.qcow2
+    run -1 qcow-rebase -b new.qcow2 -F qcow2 top.qcow2
+    assert_output_has "new.qcow2" "lock"
+    stop_daemon "$daemon_pid"
+    assert_image_unchanged top.qcow2
+}
+
+@test "rebase --dry-run: changes nothing and says what would be moved" {
+    make_bases
+    remember_image top.qcow2
+    run -0 qcow-rebase --dry-run -b new.qcow2 -F qcow2 top.qcow2
+    assert_output_has "would move"
+    run -0 qcow-rebase --dry-run --output=json -b new.qcow2 -F qcow2 top.qcow2
+    assert_json '."dry-run" and ."data-clusters" == 17 and ."zero-clusters" == 16'
+    assert_image_unchanged top.qcow2
+}
+
+@test "rebase: a long name fits into the header or is refused" {
+    make_bases
+    active_raw top.qcow2 top.raw
+    local long
+    long=$(printf 'x%.0s' {1..200}).qcow2
+    cp new.qcow2 "$long"
+    qcow-rebase -q -b "$PWD/$long" -F qcow2 top.qcow2
+    assert_rebased top.qcow2 top.raw "$PWD/$long qcow2"
+}
