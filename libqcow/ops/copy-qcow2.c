@@ -15,11 +15,6 @@ static bool check(const Qcow2Copy *copy, const Qcow2Creation *creation, GError *
 {
     bool preallocates = creation->options.preallocation != QCOW2_PREALLOCATION_OFF;
 
-    if (creation->options.data_file) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                          "a copy cannot make an external data file yet: qcow-create makes the image, and"
-                          " qcow-copy -n copies into it");
-    }
     if (copy->options->compress && preallocates) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID,
                           "Compression and preallocation not supported at the same time");
@@ -123,12 +118,15 @@ bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GEr
     if (!check(copy, creation, error)) {
         return false;
     }
-    /* The target first: that it cannot be made should be known before the work. */
-    g_autoptr(Qcow2Target) target = qcow2_creation_target(creation, creation->place, error);
     Qcow2Chain *from_chain = creation->backing ? creation->backing : copy->source->chain;
     const char *from_name = creation->backing ? "@active" : "@empty";
-    g_autoptr(Qcow2State) from = target ? qcow2_state_open(from_chain, from_name, error) : NULL;
-    g_autoptr(Qcow2Choice) choice = from ? new_choice(copy, creation, from, error) : NULL;
+    g_autoptr(Qcow2State) from = qcow2_state_open(from_chain, from_name, error);
+    if (from && creation->data_place) {
+        return qcow2_copy_with_data_file(copy, creation, from, error);
+    }
+    /* The target first: that it cannot be made should be known before the work. */
+    g_autoptr(Qcow2Target) target = from ? qcow2_creation_target(creation, creation->place, error) : NULL;
+    g_autoptr(Qcow2Choice) choice = target ? new_choice(copy, creation, from, error) : NULL;
 
     return choice && qcow2_copy_open_journal(copy, creation, target, error)
         && write_image(copy, creation, target, choice, error)

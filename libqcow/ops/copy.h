@@ -52,6 +52,8 @@ bool qcow2_copy_publish(Qcow2Copy *copy, Qcow2Target *target, GError **error);
 
 /* Each does the whole work. */
 bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error);
+bool qcow2_copy_with_data_file(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2State *from,
+                               GError **error);
 bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error);
 bool qcow2_copy_to_existing(Qcow2Copy *copy, GError **error);
 

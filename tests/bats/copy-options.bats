@@ -75,6 +75,21 @@ interrupt_copy() {
     assert_same_content disk.qcow2 new.raw
 }
 
+@test "copy -o data_file: the data goes there, as raw bytes when asked for" {
+    make_disk
+    active_raw disk.qcow2 expected.raw
+    for options in "" ",extended_l2=on" ",cluster_size=4k" ",data_file_raw=on"; do
+        run -0 qcow-copy -O qcow2 -o "data_file=new.data$options" disk.qcow2 new.qcow2
+        assert_clean new.qcow2
+        assert_same_content disk.qcow2 new.qcow2
+    done
+    cmp expected.raw new.data
+    run -0 qcow-copy -O qcow2 -o data_file=over.data -B base.qcow2 -F qcow2 disk.qcow2 over.qcow2
+    assert_same_content disk.qcow2 over.qcow2
+    run -1 qcow-copy -c -O qcow2 -o data_file=packed.data disk.qcow2 packed.qcow2
+    [[ ! -e packed.qcow2 && ! -e packed.data ]]
+}
+
 @test "copy: what the options of qemu-img do not allow is wrong usage here too" {
     make_disk
     run -2 qcow-copy -c -C -O qcow2 disk.qcow2 new.qcow2
