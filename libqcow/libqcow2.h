@@ -586,6 +586,28 @@ bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const
 /** qcow2_unmark: removes the mark that qcow2_commit() left on an image. Errors: QCOW2_ERROR_EXISTS. */
 bool qcow2_unmark(const char *image, GError **error);
 
+typedef struct Qcow2TrimOptions {
+    bool shrink;                    /* also move data down, and give free space back to the file system */
+} Qcow2TrimOptions;
+
+typedef struct Qcow2TrimResult {
+    uint64_t clusters;              /* table entries that were dropped or became zeros */
+    uint64_t clusters_moved;        /* by shrink */
+    uint64_t bytes_punched;         /* by shrink: free space inside the file */
+    uint64_t file_size_before, file_size;
+} Qcow2TrimResult;
+
+/**
+ * qcow2_trim:
+ * @chain: opened writable and exclusive
+ *
+ * Drops what the active layer and the snapshots read the same without: clusters equal to what the layers below
+ * give, and zeros. Dirty bitmaps stay as they are: no guest reads anything else. All or nothing; shrinking is
+ * a second such step.
+ */
+bool qcow2_trim(Qcow2Chain *chain, const Qcow2TrimOptions *options, Qcow2TrimResult *ret_result,
+                Qcow2Progress *progress, GError **error);
+
 typedef struct Qcow2RebaseOptions {
     const char *backing_name;       /* relative to the image's folder; NULL or "": none */
     const char *backing_format;

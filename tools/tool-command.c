@@ -37,6 +37,7 @@ static const ToolText keeping[] = {
 static const ToolText merging[] = {
     { "commit", "merge downward: overlays into an image below them" },
     { "pull", "merge upward: make an image independent of layers below it" },
+    { "trim", "drop clusters that read the same without them, and give space back" },
     { "rebase", "give an image another backing file, with the same contents" },
     { NULL },
 };

@@ -3,6 +3,7 @@
 
 #include "format/header-switch.h"
 #include "image/free-space.h"
+#include "image/roots.h"
 #include "io/trial.h"
 #include "util/error.h"
 
@@ -68,7 +69,7 @@ static Qcow2Batch *begin(Qcow2Image *image, unsigned n_blocks, GError **error)
         return NULL;
     }
     batch->space = qcow2_free_space_new(image, batch->counts, n_blocks, error);
-    if (!batch->space) {
+    if (!batch->space || !qcow2_image_check_roots(image, batch->counts, error)) {
         return NULL;
     }
     batch->committed = false;
@@ -153,6 +154,17 @@ uint64_t qcow2_batch_take(Qcow2Batch *batch, uint64_t n_clusters, GError **error
     return run.first << batch->header.layout.cluster_bits;
 }
 
+bool qcow2_batch_take_at(Qcow2Batch *batch, uint64_t first_cluster, uint64_t n_clusters, GError **error)
+{
+    Run run = { first_cluster, n_clusters };
+
+    if (!qcow2_free_space_take_at(batch->space, first_cluster, n_clusters)) {
+        return qcow2_fail(error, QCOW2_ERROR_FAILED, "cluster %" PRIu64 " is not free", first_cluster);
+    }
+    g_array_append_val(batch->uncounted, run);
+    return true;
+}
+
 bool qcow2_batch_take_for(Qcow2Batch *batch, uint64_t len_bytes, uint64_t *ret_offset, GError **error)
 {
     uint64_t n = qcow2_div_round_up(len_bytes, batch->header.layout.cluster_size);
@@ -169,6 +181,11 @@ bool qcow2_batch_add(Qcow2Batch *batch, uint64_t host_offset, uint64_t len_bytes
         return true;
     }
     uint64_t first = host_offset >> bits, last = (host_offset + len_bytes - 1) >> bits;
+    if (last >= qcow2_free_space_end(batch->space)) {
+        return qcow2_corrupt(error,
+                             "an entry refers to 0x%" PRIx64 ", past the last cluster in use; run qcow-check"
+                             " -r all", host_offset);
+    }
     return qcow2_counts_cache_add(batch->counts, first, last - first + 1, delta, error);
 }
 

@@ -66,6 +66,9 @@ uint64_t qcow2_batch_take(Qcow2Batch *batch, uint64_t n_clusters, GError **error
 /** qcow2_batch_take_for: for @len_bytes; no bytes need no cluster, and have offset 0. */
 bool qcow2_batch_take_for(Qcow2Batch *batch, uint64_t len_bytes, uint64_t *ret_offset, GError **error);
 
+/** qcow2_batch_take_at: free clusters that the caller has chosen, in a batch begun low; counted once. */
+bool qcow2_batch_take_at(Qcow2Batch *batch, uint64_t first_cluster, uint64_t n_clusters, GError **error);
+
 /** qcow2_batch_add: adds @delta to the counts of the clusters that the bytes [offset, offset + len) touch. */
 bool qcow2_batch_add(Qcow2Batch *batch, uint64_t host_offset, uint64_t len_bytes, int delta, GError **error);
 

@@ -123,3 +123,23 @@ uint64_t qcow2_free_space_end(const Qcow2FreeSpace *space)
 {
     return space->end;
 }
+
+bool qcow2_free_space_take_at(Qcow2FreeSpace *space, uint64_t first, uint64_t n)
+{
+    for (guint i = 0; i < space->runs->len; i++) {
+        FreeRun *run = &g_array_index(space->runs, FreeRun, i);
+        if (first < run->first || first + n > run->first + run->n) {
+            continue;
+        }
+        FreeRun behind = { first + n, run->first + run->n - (first + n) };
+        run->n = first - run->first;
+        if (behind.n > 0) {
+            g_array_insert_val(space->runs, i + 1, behind);
+        }
+        if (g_array_index(space->runs, FreeRun, i).n == 0) {
+            g_array_remove_index(space->runs, i);
+        }
+        return true;
+    }
+    return false;
+}

@@ -20,7 +20,19 @@
 #include "util/error.h"
 #include "util/progress.h"
 
-static void clear_merge(Qcow2Merge *merge)
+void qcow2_merge_init(Qcow2Merge *merge, const Qcow2CommitOptions *options, Qcow2CommitResult *result,
+                      Qcow2Progress *progress)
+{
+    *merge = (Qcow2Merge) {
+        .options = options,
+        .kept = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_dependent_free),
+        .others = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_chain_free),
+        .result = result,
+        .progress = progress,
+    };
+}
+
+void qcow2_merge_clear(Qcow2Merge *merge)
 {
     g_clear_pointer(&merge->kept, g_ptr_array_unref);
     g_clear_pointer(&merge->others, g_ptr_array_unref);
@@ -100,9 +112,7 @@ static bool open_chain(Qcow2Merge *merge, const char *image, const Qcow2OpenOpti
         return qcow2_fail(error, QCOW2_ERROR_CHANGED, "'%s': its backing chain changed meanwhile; try again",
                           image);
     }
-    merge->top_chain = qcow2_chain_tail(merge->chain, top, error);
-    merge->base_chain = qcow2_chain_tail(merge->chain, base, error);
-    return merge->top_chain && merge->base_chain;
+    return true;
 }
 
 /* ---- Checks ------------------------------------------------------------------------------------ */
@@ -159,9 +169,11 @@ static bool keep_dependents(Qcow2Merge *merge, GError **error)
     return true;
 }
 
-static bool run(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options, GError **error)
+bool qcow2_merge_run(Qcow2Merge *merge, GError **error)
 {
-    if (!scout(merge, image, open_options, error) || !open_chain(merge, image, open_options, error)) {
+    merge->top_chain = qcow2_chain_tail(merge->chain, merge->top, error);
+    merge->base_chain = merge->top_chain ? qcow2_chain_tail(merge->chain, merge->base, error) : NULL;
+    if (!merge->base_chain) {
         return false;
     }
     merge->result->base = g_strdup(qcow2_chain_layer_name(merge->chain, merge->base));
@@ -175,20 +187,17 @@ static bool run(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *op
 bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const Qcow2CommitOptions *options,
                   Qcow2CommitResult *ret_result, Qcow2Progress *progress, GError **error)
 {
-    Qcow2Merge merge = {
-        .options = options,
-        .kept = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_dependent_free),
-        .others = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_chain_free),
-        .result = ret_result,
-        .progress = progress,
-    };
+    Qcow2Merge merge;
 
     *ret_result = (Qcow2CommitResult) { 0 };
-    bool ok = run(&merge, image, open_options, error);
+    qcow2_merge_init(&merge, options, ret_result, progress);
+    bool ok = scout(&merge, image, open_options, error)
+           && open_chain(&merge, image, open_options, error)
+           && qcow2_merge_run(&merge, error);
     if (ok) {
         qcow2_chain_get_dry_run(merge.chain, &ret_result->dry_run);
     }
-    clear_merge(&merge);
+    qcow2_merge_clear(&merge);
     if (ok) {
         qcow2_progress_finish(progress);
     } else {

@@ -30,7 +30,8 @@ static bool apply(Qcow2Copy *copy, Qcow2Image *image, Qcow2State *from, GError *
     g_autoptr(Qcow2Choice) choice = qcow2_choice_new(from, copy->source, &choice_options, error);
     g_autoptr(Qcow2Batch) batch = choice ? qcow2_batch_begin(image, error) : NULL;
     bool ok = batch
-           && qcow2_in_place_apply(batch, image, copy->source, choice, &options, &result, copy->progress, error)
+           && qcow2_in_place_apply(batch, image, copy->source, choice, &options, &result, copy->progress,
+                                   error)
            && qcow2_copy_bitmaps(copy, batch, image, error) && qcow2_batch_commit(batch, error);
     copy->source->size = old_size;
     if (ok) {

@@ -31,6 +31,14 @@ typedef struct Qcow2Dependent {
     bool snapshots_only;
 } Qcow2Dependent;
 
+/** qcow2_merge_init: the rest, and which chain and layers, is the caller's. */
+void qcow2_merge_init(Qcow2Merge *merge, const Qcow2CommitOptions *options, Qcow2CommitResult *result,
+                      Qcow2Progress *progress);
+void qcow2_merge_clear(Qcow2Merge *merge);
+
+/** qcow2_merge_run: all of a commit, of layers that are open and locked. */
+bool qcow2_merge_run(Qcow2Merge *merge, GError **error);
+
 /** qcow2_merge_keep_of: what keeping an image as it reads needs; borrowed from @dependent. */
 Qcow2Keep qcow2_merge_keep_of(const Qcow2Merge *merge, const Qcow2Dependent *dependent);
 

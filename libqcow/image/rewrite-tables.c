@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "image/rewrite-tables.h"
+
+#include <string.h>
+
+#include "format/l2.h"
+#include "image/snapshot-write.h"
+#include "image/tables.h"
+#include "util/error.h"
+#include "util/progress.h"
+
+typedef struct Rewrite {
+    Qcow2Image *image;
+    const Qcow2Layout *layout;
+    Qcow2Batch *batch;
+    Qcow2RewriteFunc func;
+    void *data;
+    GHashTable *replaced;     /* host offset of a shared table -> that of the new one */
+    GHashTable *looked_at;    /* host offsets of shared tables that stay as they are */
+    Qcow2RewrittenTable table;
+    uint64_t move_from;
+    uint64_t *l1;             /* of the view at hand, as on disk */
+    bool l1_changed;
+} Rewrite;
+
+bool qcow2_table_clear_entry(Qcow2Batch *batch, Qcow2RewrittenTable *table, uint64_t index, GError **error)
+{
+    const Qcow2Layout *layout = &qcow2_batch_header(batch)->layout;
+    uint8_t *entry = table->bytes + index * layout->l2_entry_size;
+    uint64_t raw = qcow2_load_be64(entry), offset = raw & L2E_HOST_OFFSET;
+    uint64_t len = offset ? layout->cluster_size : 0;
+    Qcow2L2Entry decoded;
+
+    if (raw & L2E_COMPRESSED) {
+        if (!qcow2_l2_decode(layout, raw, 0, &decoded, error)) {
+            return false;
+        }
+        offset = decoded.host_offset;
+        len = decoded.stream_len;
+    }
+    memset(entry, 0, layout->l2_entry_size);
+    return layout->has_data_file
+        || qcow2_batch_add(batch, offset, len, -(int)table->n_users, error);
+}
+
+/* ---- Tables ------------------------------------------------------------------------------------ */
+
+static void remember(GHashTable *table, uint64_t key, uint64_t value)
+{
+    g_hash_table_insert(table, g_memdup2(&key, sizeof(key)), g_memdup2(&value, sizeof(value)));
+}
+
+static bool place_table(Rewrite *self, uint64_t host_offset, uint64_t *ret_offset, GError **error)
+{
+    size_t cluster_size = self->layout->cluster_size;
+    uint64_t n_users = self->table.n_users;
+
+    *ret_offset = qcow2_batch_take(self->batch, 1, error);
+    if (n_users > 1) {
+        remember(self->replaced, host_offset, *ret_offset);
+    }
+    return *ret_offset != 0
+        && qcow2_batch_add(self->batch, *ret_offset, cluster_size, (int)n_users - 1, error)
+        && qcow2_batch_write(self->batch, *ret_offset, self->table.bytes, cluster_size, error);
+}
+
+/* @ret_offset: 0 when the table stays. */
+static bool rewrite_new_table(Rewrite *self, uint64_t l1_index, uint64_t host_offset, const uint8_t *raw,
+                              uint64_t *ret_offset, GError **error)
+{
+    bool changed = false;
+    uint64_t count;
+
+    *ret_offset = 0;
+    if (!qcow2_counts_cache_get(qcow2_batch_counts(self->batch), host_offset >> self->layout->cluster_bits,
+                                &count, error)) {
+        return false;
+    }
+    memcpy(self->table.bytes, raw, self->layout->cluster_size);
+    self->table.host_offset = host_offset;
+    self->table.guest_start = l1_index * qcow2_l2_coverage(self->layout);
+    self->table.n_users = CLAMP(count, 1, G_MAXINT);
+    if (!self->func(&self->table, &changed, self->data, error)) {
+        return false;
+    }
+    if (!changed) {
+        if (self->table.n_users > 1) {
+            remember(self->looked_at, host_offset, 0);
+        }
+        return true;
+    }
+    return place_table(self, host_offset, ret_offset, error);
+}
+
+static bool rewrite_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data,
+                          GError **error)
+{
+    Rewrite *self = data;
+    const uint64_t *known = g_hash_table_lookup(self->replaced, &host_offset);
+    uint64_t offset = known ? *known : 0;
+
+    if (g_hash_table_contains(self->looked_at, &host_offset)) {
+        return true;
+    }
+    if (!known && !rewrite_new_table(self, l1_index, host_offset, raw, &offset, error)) {
+        return false;
+    }
+    if (offset == 0) {
+        return true;
+    }
+    bool alone = !known && self->table.n_users == 1;
+    self->l1[l1_index] = GUINT64_TO_BE(offset | (alone ? L2E_COPIED : 0));
+    self->l1_changed = true;
+    return qcow2_batch_add(self->batch, host_offset, self->layout->cluster_size, -1, error);
+}
+
+/* ---- Views ------------------------------------------------------------------------------------- */
+
+/* @ret_l1_offset: where the L1 table is afterwards; as before when nothing changed. */
+static bool rewrite_view(Rewrite *self, const Qcow2View *view, uint64_t *ret_l1_offset, GError **error)
+{
+    uint64_t len = view->l1_entries * 8;
+    g_autofree uint64_t *l1 = g_try_malloc(len);
+
+    *ret_l1_offset = view->l1_offset;
+    if (!l1 && len > 0) {
+        return qcow2_fail_memory(error, len, "the L1 table");
+    }
+    self->l1 = l1;
+    self->l1_changed = view->l1_offset >= self->move_from && len > 0;
+    if (!qcow2_io_read(self->image->file, view->l1_offset, l1, len, error)
+        || !qcow2_each_table(self->image, view, rewrite_table, self, error)) {
+        return false;
+    }
+    return !self->l1_changed
+        || (qcow2_batch_add(self->batch, view->l1_offset, len, -1, error)
+            && qcow2_batch_take_for(self->batch, len, ret_l1_offset, error)
+            && qcow2_batch_write(self->batch, *ret_l1_offset, l1, len, error));
+}
+
+static bool move_entry(GPtrArray *entries, guint index, const Qcow2SnapshotEntry *entry, uint64_t l1_offset,
+                       GError **error)
+{
+    GBytes *moved = qcow2_snapshot_entry_with_vm_state(entry->raw, l1_offset, entry->l1_entries,
+                                                       entry->info.vm_state_size, error);
+
+    if (!moved) {
+        return false;
+    }
+    g_bytes_unref(g_ptr_array_index(entries, index));
+    g_ptr_array_index(entries, index) = moved;
+    return true;
+}
+
+static bool rewrite_snapshots(Rewrite *self, Qcow2Progress *progress, GError **error)
+{
+    g_autoptr(GPtrArray) entries = qcow2_snapshot_entries(self->image);
+    bool changed = self->image->header.snapshots_offset >= self->move_from && entries->len > 0;
+
+    for (guint i = 0; i < entries->len; i++) {
+        const Qcow2SnapshotEntry *entry = &g_array_index(self->image->snapshots, Qcow2SnapshotEntry, i);
+        Qcow2View view;
+        uint64_t l1_offset;
+        self->table.entry = entry;
+        if (!qcow2_image_snapshot_view(self->image, entry, &view, error)
+            || !rewrite_view(self, &view, &l1_offset, error) || !qcow2_progress_check(progress, error)) {
+            return false;
+        }
+        if (l1_offset != view.l1_offset) {
+            if (!move_entry(entries, i, entry, l1_offset, error)) {
+                return false;
+            }
+            changed = true;
+        }
+    }
+    return !changed || qcow2_batch_set_snapshots(self->batch, self->image, entries, error);
+}
+
+bool qcow2_batch_rewrite_tables(Qcow2Batch *batch, Qcow2Image *image, Qcow2RewriteFunc func, void *data,
+                                uint64_t move_from, Qcow2Progress *progress, GError **error)
+{
+    g_autoptr(GHashTable) replaced = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
+    g_autoptr(GHashTable) looked_at = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
+    g_autofree uint8_t *bytes = g_try_malloc(image->header.layout.cluster_size);
+    Qcow2View view = qcow2_image_active_view(image);
+    Rewrite self = {
+        .image = image,
+        .layout = &image->header.layout,
+        .batch = batch,
+        .func = func,
+        .data = data,
+        .move_from = move_from,
+        .replaced = replaced,
+        .looked_at = looked_at,
+        .table = { .bytes = bytes },
+    };
+
+    if (!bytes) {
+        return qcow2_fail_memory(error, image->header.layout.cluster_size, "an L2 table");
+    }
+    return rewrite_view(&self, &view, &qcow2_batch_header(batch)->l1_offset, error)
+        && rewrite_snapshots(&self, progress, error);
+}

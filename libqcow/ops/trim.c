@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Trim: clusters that read the same without them leave the image, those of its snapshots too.
+ *
+ *   step                                                   a crash afterwards leaves
+ *   1  new tables without them, new counts; flush          the image as it was, its file perhaps longer
+ *   2  one header write; flush                             the image as it shall be
+ *   3  metadata moves into free space, the file is cut;    the same
+ *      with shrink, free space in the file is given back
+ */
+#include <string.h>
+
+#include "format/l2.h"
+#include "image/resize.h"
+#include "image/rewrite-tables.h"
+#include "image/snapshot-write.h"
+#include "ops/shrink.h"
+#include "state/same-bytes.h"
+#include "util/error.h"
+#include "util/progress.h"
+
+/* Clusters: a change of the counts itself needs some, for a while. */
+#define LEAST_GAIN 8u
+
+typedef struct Trim {
+    Qcow2Chain *chain;
+    Qcow2Image *image;
+    const Qcow2Layout *layout;
+    Qcow2Batch *batch;
+    bool has_below;
+    uint64_t min_size;            /* of all states: below it they all go on */
+    const Qcow2SnapshotEntry *entry;   /* of the states at hand: */
+    Qcow2State *state, *below, *empty;
+    Qcow2Progress *progress;
+    Qcow2TrimResult result;
+} Trim;
+
+static void clear_states(Trim *self)
+{
+    g_clear_pointer(&self->state, qcow2_state_free);
+    g_clear_pointer(&self->below, qcow2_state_free);
+    g_clear_pointer(&self->empty, qcow2_state_free);
+}
+
+/* The state that the table at hand belongs to, and what it would read as without it. */
+static bool open_states(Trim *self, const Qcow2SnapshotEntry *entry, GError **error)
+{
+    g_autofree char *name = entry ? g_strconcat("id:", entry->id, NULL) : g_strdup("@active");
+
+    if (self->state && self->entry == entry) {
+        return true;
+    }
+    clear_states(self);
+    self->entry = entry;
+    self->state = qcow2_state_open(self->chain, name, error);
+    self->below = self->state ? qcow2_state_open(self->chain, "@backing", error) : NULL;
+    self->empty = self->below ? qcow2_state_open(self->chain, "@empty", error) : NULL;
+    if (!self->empty) {
+        return false;
+    }
+    self->below->size = self->empty->size = self->state->size;
+    return true;
+}
+
+/* ---- One table --------------------------------------------------------------------------------- */
+
+typedef enum { ANY_ENTRY, DATA_ENTRY } Kind;
+
+static bool entry_is(const Trim *self, const uint8_t *entry, Kind kind)
+{
+    uint64_t raw = qcow2_load_be64(entry);
+    uint64_t bitmap = self->layout->extended_l2 ? qcow2_load_be64(entry + 8) : 0;
+
+    if (raw & L2E_COMPRESSED) {
+        return true;
+    }
+    if (kind == ANY_ENTRY) {
+        return raw != 0 || bitmap != 0;
+    }
+    return self->layout->extended_l2 ? (uint32_t)bitmap != 0
+                                     : (raw & L2E_HOST_OFFSET) != 0 && !(raw & L2E_ZERO);
+}
+
+/* Guest ranges of the entries that say something, before the end of the state. */
+static GArray *find_entries(const Trim *self, const Qcow2RewrittenTable *table, Kind kind)
+{
+    unsigned bits = self->layout->cluster_bits;
+    uint64_t size = table->n_users > 1 ? self->min_size : self->state->size;
+    uint64_t limit = table->n_users > 1 ? qcow2_align_down(size, self->layout->cluster_size) : size;
+    GArray *ranges = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+
+    for (uint64_t i = 0; i < BIT(self->layout->l2_bits); i++) {
+        uint64_t start = table->guest_start + (i << bits);
+        if (entry_is(self, table->bytes + i * self->layout->l2_entry_size, kind)) {
+            qcow2_ranges_push(ranges, start, MIN(start + self->layout->cluster_size, limit));
+        }
+    }
+    return ranges;
+}
+
+/* The units of @all that are not in @kept; both are sorted. */
+static GArray *subtract(const Trim *self, const GArray *all, const GArray *kept)
+{
+    GArray *result = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    uint64_t unit = self->layout->cluster_size;
+    guint j = 0;
+
+    for (guint i = 0; i < all->len; i++) {
+        const Qcow2Range *range = &g_array_index(all, Qcow2Range, i);
+        uint64_t start = range->start;
+        while (j < kept->len && g_array_index(kept, Qcow2Range, j).start < range->end) {
+            const Qcow2Range *hole = &g_array_index(kept, Qcow2Range, j);
+            qcow2_ranges_push(result, start, qcow2_align_down(hole->start, unit));
+            start = MAX(start, qcow2_align_up(hole->end, unit));
+            if (hole->end > range->end) {
+                break;
+            }
+            j++;
+        }
+        if (start < range->end) {
+            qcow2_ranges_push(result, start, range->end);
+        }
+    }
+    return result;
+}
+
+/* Those of @ranges in which the state reads as @other does. */
+static GArray *find_same(Trim *self, Qcow2State *other, const GArray *ranges, GError **error)
+{
+    g_autoptr(GArray) kept = g_array_copy((GArray *)ranges);
+
+    return qcow2_drop_same_bytes(self->state, other, self->layout->cluster_size, self->image->n_threads, kept,
+                                 error)
+         ? subtract(self, ranges, kept) : NULL;
+}
+
+static bool change_entries(Trim *self, Qcow2RewrittenTable *table, const GArray *ranges, bool to_zero,
+                           bool *ret_changed, GError **error)
+{
+    unsigned bits = self->layout->cluster_bits;
+
+    for (guint i = 0; i < ranges->len; i++) {
+        const Qcow2Range *range = &g_array_index(ranges, Qcow2Range, i);
+        uint64_t first = (range->start - table->guest_start) >> bits;
+        uint64_t end = qcow2_div_round_up(range->end - table->guest_start, self->layout->cluster_size);
+        for (uint64_t j = first; j < end; j++) {
+            uint8_t *entry = table->bytes + j * self->layout->l2_entry_size;
+            if (!qcow2_table_clear_entry(self->batch, table, j, error)) {
+                return false;
+            }
+            if (to_zero && self->layout->extended_l2) {
+                qcow2_store_be64(entry + 8, (uint64_t)UINT32_MAX << 32);
+            } else if (to_zero) {
+                qcow2_store_be64(entry, L2E_ZERO);
+            }
+        }
+        self->result.clusters += end - first;
+        *ret_changed = true;
+    }
+    return true;
+}
+
+static bool drop_same_as_below(Trim *self, Qcow2RewrittenTable *table, bool *ret_changed, GError **error)
+{
+    g_autoptr(GArray) ranges = find_entries(self, table, ANY_ENTRY);
+    g_autoptr(GArray) same = ranges->len ? find_same(self, self->below, ranges, error) : NULL;
+
+    return ranges->len == 0 || (same && change_entries(self, table, same, false, ret_changed, error));
+}
+
+/* Zeros over something else need an entry, but no cluster. */
+static bool empty_zeros(Trim *self, Qcow2RewrittenTable *table, bool *ret_changed, GError **error)
+{
+    g_autoptr(GArray) ranges = find_entries(self, table, DATA_ENTRY);
+
+    if (!self->has_below || self->layout->version < 3 || ranges->len == 0) {
+        return true;
+    }
+    g_autoptr(GArray) same = find_same(self, self->empty, ranges, error);
+    return same && change_entries(self, table, same, true, ret_changed, error);
+}
+
+static bool trim_table(Qcow2RewrittenTable *table, bool *ret_changed, void *data, GError **error)
+{
+    Trim *self = data;
+
+    return open_states(self, table->entry, error)
+        && drop_same_as_below(self, table, ret_changed, error)
+        && empty_zeros(self, table, ret_changed, error)
+        && qcow2_progress_advance(self->progress, qcow2_l2_coverage(self->layout), error);
+}
+
+/* ---- The image --------------------------------------------------------------------------------- */
+
+static uint64_t smallest_size(const Qcow2Image *image)
+{
+    uint64_t size = image->size;
+
+    for (guint i = 0; i < image->snapshots->len; i++) {
+        size = MIN(size, g_array_index(image->snapshots, Qcow2SnapshotEntry, i).info.disk_size);
+    }
+    return size;
+}
+
+static bool check_image(Qcow2Image *image, GError **error)
+{
+    if (image->kind != QCOW2_IMAGE_QCOW2) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "only qcow2 images are trimmed");
+    }
+    if (image->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "its data file is a raw image, which has to hold everything");
+    }
+    return qcow2_image_check_readable(image, error) && qcow2_image_load_snapshots(image, error);
+}
+
+static bool count_used(Trim *self, uint64_t *ret_n, GError **error)
+{
+    Qcow2CountsCache *counts = qcow2_batch_counts(self->batch);
+    uint64_t end = qcow2_counts_cache_end(counts), count;
+
+    *ret_n = 0;
+    for (uint64_t i = 0; i < end; i++) {
+        if (!qcow2_counts_cache_get(counts, i, &count, error)) {
+            return false;
+        }
+        *ret_n += count > 0;
+    }
+    return true;
+}
+
+/* What a few new tables and counts need may be more than what they free: the file must not grow. */
+static bool commit_gain(Trim *self, uint64_t used_before, GError **error)
+{
+    uint64_t used;
+
+    if (!qcow2_batch_fix_active_flags(self->batch, self->image, error)
+        || !qcow2_batch_count_taken(self->batch, error) || !count_used(self, &used, error)) {
+        return false;
+    }
+    if (used + LEAST_GAIN > used_before) {
+        self->result.clusters = 0;
+        return true;
+    }
+    return qcow2_batch_commit(self->batch, error);
+}
+
+static bool drop_clusters(Trim *self, GError **error)
+{
+    uint64_t used = 0;
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+
+    self->batch = batch;
+    self->min_size = smallest_size(self->image);
+    return batch && count_used(self, &used, error)
+        && qcow2_batch_rewrite_tables(batch, self->image, trim_table, self, UINT64_MAX, self->progress, error)
+        && (self->result.clusters == 0 || commit_gain(self, used, error));
+}
+
+/* Each step needs a little room for the new tables, which the step before has made. */
+static bool cut_end(Trim *self, uint64_t *ret_size, GError **error)
+{
+    uint64_t before;
+
+    if (!qcow2_io_get_size(self->image->file, ret_size, error)) {
+        return false;
+    }
+    do {
+        before = *ret_size;
+        if (!qcow2_image_trim_end(self->image, error)
+            || !qcow2_io_get_size(self->image->file, ret_size, error)) {
+            return false;
+        }
+    } while (*ret_size < before);
+    return true;
+}
+
+/* Tables that snapshots share were written behind all else; there is room before that now. */
+static bool cut_growth(Trim *self, uint64_t before, uint64_t *ret_after, GError **error)
+{
+    if (self->result.clusters + self->result.clusters_moved == 0) {
+        return qcow2_io_get_size(self->image->file, ret_after, error);
+    }
+    if (!cut_end(self, ret_after, error)) {
+        return false;
+    }
+    return *ret_after <= before
+        || (qcow2_shrink_tables(self->chain, before, self->progress, error)
+            && cut_end(self, ret_after, error));
+}
+
+static bool run(Trim *self, const Qcow2TrimOptions *options, GError **error)
+{
+    uint64_t before, after;
+
+    if (!check_image(self->image, error) || !qcow2_chain_open_data(self->chain, 0, error)
+        || !qcow2_chain_open_below(self->chain, 0, &self->has_below, error)
+        || !qcow2_io_get_size(self->image->file, &before, error)) {
+        return false;
+    }
+    qcow2_progress_expect(self->progress, self->image->size);
+    if (!drop_clusters(self, error)
+        || (options->shrink && !qcow2_shrink(self->chain, &self->result, self->progress, error))
+        || !cut_growth(self, before, &after, error)) {
+        return false;
+    }
+    self->result.file_size_before = before;
+    self->result.file_size = after;
+    return true;
+}
+
+bool qcow2_trim(Qcow2Chain *chain, const Qcow2TrimOptions *options, Qcow2TrimResult *ret_result,
+                Qcow2Progress *progress, GError **error)
+{
+    Trim self = {
+        .chain = chain,
+        .image = qcow2_chain_image(chain, 0),
+        .layout = &qcow2_chain_image(chain, 0)->header.layout,
+        .progress = progress,
+    };
+    bool ok = run(&self, options, error);
+
+    clear_states(&self);
+    if (ok) {
+        *ret_result = self.result;
+        qcow2_progress_finish(progress);
+    }
+    return ok;
+}
