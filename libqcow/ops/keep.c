@@ -112,6 +112,7 @@ static void clear(Keeping *self)
 
 /* ---- Counting ---------------------------------------------------------------------------------- */
 
+/* Opening a state of an image without locks may read the table again: entries are not kept over that. */
 static const Qcow2SnapshotEntry *entry_at(const Keeping *self, guint index)
 {
     return index < self->image->snapshots->len
@@ -124,10 +125,9 @@ static bool count_states(const Keeping *self, uint64_t *ret_bytes, char **ret_ch
 
     *ret_bytes = 0;
     for (guint i = 0; i < n_states; i++) {
-        const Qcow2SnapshotEntry *entry = entry_at(self, i);
         Kept kept;
         uint64_t bytes;
-        if (!open_kept(self, entry, &kept, error)) {
+        if (!open_kept(self, entry_at(self, i), &kept, error)) {
             return false;
         }
         bool ok = count_choice(kept.choice, &bytes, error);
@@ -137,6 +137,7 @@ static bool count_states(const Keeping *self, uint64_t *ret_bytes, char **ret_ch
         }
         *ret_bytes += bytes;
         if (bytes > 0 && ret_changed && !*ret_changed) {
+            const Qcow2SnapshotEntry *entry = entry_at(self, i);
             *ret_changed = g_strdup(entry ? entry->name : "@active");
         }
     }
@@ -189,10 +190,11 @@ static bool keep_state(Keeping *self, const Qcow2SnapshotEntry *entry, Qcow2InPl
     };
     Kept kept;
 
+    bool is_snapshot = entry != NULL;
     if (!open_kept(self, entry, &kept, error)) {
         return false;
     }
-    if (entry) {
+    if (is_snapshot) {
         options.view = &kept.to->view;
     }
     bool ok = count_choice(kept.choice, ret_bytes, error);
@@ -211,10 +213,11 @@ static bool keep_snapshots(Keeping *self, GError **error)
     g_autoptr(GPtrArray) entries = qcow2_snapshot_entries(self->image);
 
     for (guint i = 0; i < entries->len; i++) {
-        const Qcow2SnapshotEntry *entry = entry_at(self, i);
         Qcow2InPlaceResult result;
         uint64_t bytes;
-        if (!keep_state(self, entry, &result, &bytes, error)) {
+        bool ok = keep_state(self, entry_at(self, i), &result, &bytes, error);
+        const Qcow2SnapshotEntry *entry = entry_at(self, i);
+        if (!ok) {
             g_prefix_error(error, "snapshot '%s': ", entry->name);
             return false;
         }

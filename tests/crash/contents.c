@@ -359,23 +359,43 @@ static char *match_bitmap(const LabBitmap *expected, const LabBitmap *found, boo
     return NULL;
 }
 
-char *lab_contents_match(const LabContents *expected, const LabContents *found, bool exact_times,
-                         bool exact_bits)
+static char *match_bitmaps(const LabContents *expected, const LabContents *found, bool exact)
+{
+    char *why = NULL;
+
+    if (expected->bitmaps->len != found->bitmaps->len) {
+        return g_strdup_printf("%u bitmaps, not %u", found->bitmaps->len, expected->bitmaps->len);
+    }
+    for (guint i = 0; i < expected->bitmaps->len && !why; i++) {
+        why = match_bitmap(g_ptr_array_index(expected->bitmaps, i), g_ptr_array_index(found->bitmaps, i), exact);
+    }
+    return why;
+}
+
+static char *match_states(const LabContents *expected, const LabContents *found, guint first, bool exact_times)
 {
     char *why = NULL;
 
     if (expected->states->len != found->states->len) {
         return g_strdup_printf("%u snapshots, not %u", found->states->len - 1, expected->states->len - 1);
     }
-    if (expected->bitmaps->len != found->bitmaps->len) {
-        return g_strdup_printf("%u bitmaps, not %u", found->bitmaps->len, expected->bitmaps->len);
-    }
-    for (guint i = 0; i < expected->states->len && !why; i++) {
+    for (guint i = first; i < expected->states->len && !why; i++) {
         why = match_state(lab_state(expected, i), lab_state(found, i), exact_times);
     }
-    for (guint i = 0; i < expected->bitmaps->len && !why; i++) {
-        why = match_bitmap(g_ptr_array_index(expected->bitmaps, i), g_ptr_array_index(found->bitmaps, i),
-                           exact_bits);
-    }
     return why;
+}
+
+char *lab_contents_match(const LabContents *expected, const LabContents *found, bool exact_times,
+                         bool exact_bits)
+{
+    char *why = match_states(expected, found, 0, exact_times);
+
+    return why ? why : match_bitmaps(expected, found, exact_bits);
+}
+
+char *lab_contents_match_kept(const LabContents *snapshots, const LabContents *bits, const LabContents *found)
+{
+    char *why = match_states(snapshots, found, 1, true);
+
+    return why ? why : match_bitmaps(bits, found, false);
 }

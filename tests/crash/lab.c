@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "chain/open.h"
 
@@ -16,15 +17,45 @@ void lab_places_clear(LabPlaces *places)
     places->n = 0;
 }
 
+/* The file that the lowest layer so far names, if it is one of the places. */
+static Qcow2Io *find_next(const LabPlaces *places, const Qcow2Chain *chain)
+{
+    const Qcow2Layer *last = qcow2_chain_layer(chain, chain->layers->len - 1);
+    g_autoptr(Qcow2Place) next = qcow2_backing_place(last, NULL);
+
+    for (unsigned i = 1; next && i < places->n; i++) {
+        if (strcmp(next->target, places->io[i]->name) == 0) {
+            return places->io[i];
+        }
+    }
+    return NULL;
+}
+
+/* So that the operation knows the file again under another name. */
+static void identify(Qcow2Layer *layer)
+{
+    struct stat st;
+
+    if (stat(layer->place->target, &st) == 0) {
+        layer->identity.known = true;
+        layer->identity.device = st.st_dev;
+        layer->identity.inode = st.st_ino;
+    }
+}
+
 static bool push_layer(Qcow2Chain *chain, Qcow2Io *io, GError **error)
 {
+    g_autoptr(Qcow2Place) recorded =
+        qcow2_backing_place(qcow2_chain_layer(chain, chain->layers->len - 1), NULL);
     Qcow2Place *place = g_new0(Qcow2Place, 1);
 
     place->target = g_strdup(io->name);
     place->shown = g_strdup(io->name);
+    place->format = recorded ? g_strdup(recorded->format) : NULL;
     place->raw_size = UINT64_MAX;
     Qcow2Layer *layer = qcow2_layer_open_io(place, io, &chain->options, error);
     if (layer) {
+        identify(layer);
         g_ptr_array_add(chain->layers, layer);
         chain->complete = !qcow2_chain_has_below(chain, chain->layers->len - 1);
     }
@@ -37,8 +68,11 @@ Qcow2Chain *lab_open(const LabPlaces *places, GError **error)
     Qcow2OpenOptions options = { .writable = places->io[0]->writable, .n_threads = 1 };
     g_autoptr(Qcow2Chain) chain = qcow2_chain_open_io(places->io[0], &options, error);
 
-    for (unsigned i = 1; chain && i < places->n; i++) {
-        if (!push_layer(chain, places->io[i], error)) {
+    if (chain && places->n > 1) {
+        identify(qcow2_chain_layer(chain, 0));
+    }
+    for (Qcow2Io *next; chain && (next = find_next(places, chain));) {
+        if (!push_layer(chain, next, error)) {
             return NULL;
         }
     }
@@ -100,6 +134,25 @@ static void run_once(LabCase *lab_case, GError **error)
     }
 }
 
+/* NULL of a raw file, and of what a merge has left behind. */
+static LabContents *read_base(const LabPlaces *places, GError **error)
+{
+    LabPlaces base = { .io = { places->io[places->n - 1] }, .n = 1 };
+    g_autoptr(Qcow2Chain) chain = lab_open(&base, error);
+
+    return chain && qcow2_chain_image(chain, 0)->kind == QCOW2_IMAGE_QCOW2 ? lab_contents_read(chain, error) : NULL;
+}
+
+static void note_base(LabCase *lab_case, GError **error)
+{
+    g_auto(LabPlaces) places = { .n = 0 };
+
+    lab_copy_places(lab_case, &places);
+    if (places.n > 1) {
+        lab_case->base_before = read_base(&places, error);
+    }
+}
+
 static void drop_disks(LabCase *lab_case)
 {
     for (unsigned i = 0; i < lab_case->n_disks; i++) {
@@ -133,7 +186,8 @@ LabCase *lab_case_new(const LabOperation *operation, const LabSubject *subject, 
     /* Each case by itself is the same as in a run of all. */
     lab_case->random = g_rand_new_with_seed(seed ^ g_str_hash(words));
     lab_case_rewind(lab_case);
-    run_once(lab_case, &error);
+    note_base(lab_case, &error);
+    run_once(lab_case, error ? NULL : &error);
     if (error) {
         lab_case->failure = g_strdup_printf("the result cannot be read: %s", error->message);
     }
@@ -149,6 +203,7 @@ void lab_case_free(LabCase *lab_case)
     g_rand_free(lab_case->random);
     g_array_unref(lab_case->records);
     g_clear_pointer(&lab_case->after, lab_contents_free);
+    g_clear_pointer(&lab_case->base_before, lab_contents_free);
     g_free(lab_case->refusal);
     g_free(lab_case->failure);
     g_free(lab_case);
@@ -192,6 +247,12 @@ static char *check_layer(LabCase *lab_case, Qcow2Chain *chain)
     return NULL;
 }
 
+/* A layer that a merge leaves behind says so itself; if the image still needed it, it could not be read. */
+static bool is_marked(const GError *error)
+{
+    return error && strstr(error->message, "merged into");
+}
+
 static char *check_below(LabCase *lab_case, const LabPlaces *places)
 {
     char *why = NULL;
@@ -201,9 +262,29 @@ static char *check_below(LabCase *lab_case, const LabPlaces *places)
         g_autoptr(GError) error = NULL;
         g_autoptr(Qcow2Chain) chain = lab_open(&one, &error);
         bool is_qcow2 = chain && qcow2_chain_image(chain, 0)->kind == QCOW2_IMAGE_QCOW2;
-        why = error ? g_strdup(error->message) : is_qcow2 ? check_layer(lab_case, chain) : NULL;
+        why = is_marked(error) ? NULL
+            : error            ? g_strdup(error->message)
+            : is_qcow2         ? check_layer(lab_case, chain)
+                               : NULL;
     }
     return why;
+}
+
+/* What is merged into it does not change its snapshots, and its bitmaps have a bit for all that is written. */
+static char *check_base(const LabCase *lab_case, const LabPlaces *places)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!lab_case->base_before) {
+        return NULL;
+    }
+    g_autoptr(LabContents) found = read_base(places, &error);
+    g_autoptr(LabContents) wanted = found ? read_base(places, &error) : NULL;
+    if (!wanted) {
+        return g_strdup(error->message);
+    }
+    lab_contents_require_bits(wanted, lab_case->base_before);
+    return lab_contents_match_kept(lab_case->base_before, wanted, found);
 }
 
 static unsigned compare_contents(LabCase *lab_case, const LabContents *found, bool exact_times,
@@ -234,6 +315,9 @@ unsigned lab_judge(LabCase *lab_case, const LabPlaces *places, bool exact_times,
     if (!*ret_why) {
         *ret_why = check_below(lab_case, places);
     }
+    if (!*ret_why) {
+        *ret_why = check_base(lab_case, places);
+    }
     if (!*ret_why && !(found = lab_contents_read(chain, &error))) {
         *ret_why = g_strdup(error->message);
     }
@@ -247,7 +331,7 @@ char *lab_judge_again(LabCase *lab_case, const LabPlaces *places, unsigned verdi
     g_autofree char *why = NULL;
     bool ok = lab_case->operation->run(places, lab_case->subject, lab_case->operation->which, &error);
     bool is_there =
-        !ok && !(verdict & LAB_BEFORE) && again != LAB_SUCCEEDS && g_error_matches(error, QCOW2_ERROR, again);
+        !ok && (verdict & LAB_AFTER) && again != LAB_SUCCEEDS && g_error_matches(error, QCOW2_ERROR, again);
 
     if (lab_case->refusal ? ok : !ok && !is_there) {
         return g_strdup_printf("the same command again: %s", ok ? "does it" : error->message);
@@ -268,11 +352,41 @@ static char *judge_again(LabCase *lab_case, unsigned verdict)
     return lab_judge_again(lab_case, &places, verdict);
 }
 
-/* Only the image itself: QEMU finds what is below it by its names, in files that are as before. */
+/* The image beside those that are as before, where QEMU finds what is below it by its names. */
+static char *save_image(const LabCase *lab_case, GError **error)
+{
+    g_autofree char *path = g_strconcat(g_ptr_array_index(lab_case->subject->paths, 0), ".crashed", NULL);
+
+    return lab_disk_save(lab_case->disks[0], path, error) ? g_steal_pointer(&path) : NULL;
+}
+
+/* All layers in a folder of their own. */
+static char *save_chain(const LabCase *lab_case, GError **error)
+{
+    const LabSubject *subject = lab_case->subject;
+    g_autofree char *folder = g_strconcat(g_ptr_array_index(subject->paths, 0), ".folder", NULL);
+    g_autofree char *first = NULL;
+
+    g_mkdir_with_parents(folder, 0755);
+    for (unsigned i = 0; i < subject->paths->len; i++) {
+        g_autofree char *name = g_path_get_basename(g_ptr_array_index(subject->paths, i));
+        g_autofree char *path = g_build_filename(folder, name, NULL);
+        const void *bytes = g_bytes_get_data(g_ptr_array_index(subject->files, i), NULL);
+        gssize len = (gssize)g_bytes_get_size(g_ptr_array_index(subject->files, i));
+        bool ok = i < lab_case->n_disks
+                ? lab_disk_save(lab_case->disks[i], path, error)
+                : g_file_set_contents_full(path, bytes, len, G_FILE_SET_CONTENTS_NONE, 0644, error);
+        if (!ok) {
+            return NULL;
+        }
+        first = first ? first : g_strdup(path);
+    }
+    return g_steal_pointer(&first);
+}
+
 static char *judge_by_qemu(LabCase *lab_case, unsigned verdict)
 {
     const LabSubject *subject = lab_case->subject;
-    g_autofree char *path = g_strconcat(g_ptr_array_index(subject->paths, 0), ".crashed", NULL);
     g_autoptr(GError) error = NULL;
     char *why = NULL;
 
@@ -280,7 +394,9 @@ static char *judge_by_qemu(LabCase *lab_case, unsigned verdict)
         return NULL;
     }
     lab_case->count.by_qemu++;
-    if (!lab_disk_save(lab_case->disks[0], path, &error)) {
+    g_autofree char *path =
+        lab_case->operation->n_below > 0 ? save_chain(lab_case, &error) : save_image(lab_case, &error);
+    if (!path) {
         return g_strdup(error->message);
     }
     if (lab_case->operation->repairs ? lab_case->sound

@@ -18,6 +18,7 @@ typedef struct LabSubject {
     Qcow2CheckResult check;   /* what is wrong with it already may stay */
     bool encrypted;
     bool has_data_file;       /* which is not in memory: an operation would change the real one */
+    unsigned n_in_memory;     /* layers, from the image down, before the first one with a data file */
 } LabSubject;
 
 #define LAB_MAX_FILES 4u
@@ -31,7 +32,10 @@ typedef struct LabPlaces {
 void lab_places_clear(LabPlaces *places);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(LabPlaces, lab_places_clear)
 
-/** lab_open: the chain over these places; its files that are not among them are opened by name. */
+/**
+ * lab_open: the chain that begins with the first of these places. Files that its layers name are places if they are
+ * among them, and opened by name if not.
+ */
 Qcow2Chain *lab_open(const LabPlaces *places, GError **error);
 
 typedef enum { LAB_NONE, LAB_FIRST, LAB_MIDDLE, LAB_LAST } LabWhich;
@@ -44,6 +48,7 @@ typedef struct LabOperation {
     bool (*run)(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
     LabWhich which;           /* the snapshot that is its argument; images without any are left out */
     unsigned n_below;         /* images below that it writes */
+    unsigned n_lower;         /* images below that there must be, at least */
     int again;                /* Qcow2Error of the same command when its result is there, or LAB_SUCCEEDS */
     bool may_leak;
     bool writes_data;         /* into a data file too; images that have one are left out */
@@ -59,6 +64,18 @@ bool lab_bitmap_disable(const LabPlaces *places, const LabSubject *subject, LabW
 bool lab_bitmap_merge(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_bitmap_remove(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_bitmap_states(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+
+/* Of operations-chain.c. */
+bool lab_commit(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_commit_all(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_commit_keep(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_commit_middle(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_commit_middles(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_commit_preserve(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_pull(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_pull_to_base(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_rebase(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_rebase_to_none(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 
 /** lab_operations: all of them, ended by one without a name. */
 extern const LabOperation lab_operations[];
@@ -95,6 +112,7 @@ typedef struct LabCase {
     GArray *records;          /* Qcow2Record */
     char *refusal;            /* the message of an operation that did not do it; NULL: it did */
     LabContents *after;
+    LabContents *base_before; /* of the lowest image that is written; NULL: a raw one, or only the image is */
     bool sound;               /* the check found nothing in the state that was judged last */
     LabDisk *disks[LAB_MAX_FILES];    /* as before */
     unsigned n_disks;

@@ -18,7 +18,10 @@ const LabState *lab_snapshot(const LabSubject *subject, LabWhich which)
 
 bool lab_applies(const LabOperation *operation, const LabSubject *subject)
 {
-    return operation->n_below < subject->files->len && !(operation->writes_data && subject->has_data_file)
+    unsigned n_written = operation->n_below + (operation->n_below > 0 || operation->writes_data);
+
+    return MAX(operation->n_below, operation->n_lower) < subject->files->len
+        && n_written <= subject->n_in_memory
         && (operation->which == LAB_NONE || lab_snapshot(subject, operation->which));
 }
 
@@ -277,6 +280,16 @@ const LabOperation lab_operations[] = {
     { "bitmap-from-states", lab_bitmap_states, .again = QCOW2_ERROR_EXISTS, .sets_bitmaps = true },
     { "vmstate-import", run_vmstate_import, LAB_LAST, .again = LAB_SUCCEEDS },
     { "vmstate-drop", run_vmstate_drop, LAB_FIRST, .again = QCOW2_ERROR_EXISTS },
+    { "pull", lab_pull, .n_lower = 1, .writes_data = true, .again = QCOW2_ERROR_EXISTS },
+    { "pull-to-base", lab_pull_to_base, .n_lower = 2, .writes_data = true, .again = QCOW2_ERROR_EXISTS },
+    { "rebase", lab_rebase, .n_lower = 2, .writes_data = true, .again = LAB_SUCCEEDS },
+    { "rebase-to-none", lab_rebase_to_none, .n_lower = 1, .writes_data = true, .again = LAB_SUCCEEDS },
+    { "commit", lab_commit, .n_below = 1, .again = LAB_SUCCEEDS },
+    { "commit-keep", lab_commit_keep, .n_below = 2, .again = LAB_SUCCEEDS },
+    { "commit-all", lab_commit_all, .n_below = 2, .again = LAB_SUCCEEDS },
+    { "commit-preserve", lab_commit_preserve, .n_below = 2, .again = LAB_SUCCEEDS },
+    { "commit-middle", lab_commit_middle, .n_below = 2, .again = QCOW2_ERROR_EXISTS },
+    { "commit-middles", lab_commit_middles, .n_below = 3, .again = QCOW2_ERROR_EXISTS },
     { "repair-leaks", run_repair_leaks, .again = LAB_SUCCEEDS },
     { "repair-all", run_repair_all, .again = LAB_SUCCEEDS, .repairs = true },
     { NULL },
