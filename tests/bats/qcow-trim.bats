@@ -1,0 +1,138 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck disable=SC2154  # bats and the helpers set output, stderr, status
+# qcow-trim: an image without what it reads the same without, in every state that it has.
+
+load helpers
+
+# make_overlay: top.qcow2 over base.qcow2; 1 MiB as in base, 1 MiB of zeros over data, 1 MiB of its own
+make_overlay() {
+    make_chain base.qcow2 top.qcow2
+    guest_write base.qcow2 0 4M A
+    guest_write top.qcow2 0 1M A
+    qemu_io top.qcow2 'write -P 0 1M 1M'
+    guest_write top.qcow2 2M 1M B
+}
+
+# assert_trimmed IMAGE RAW CLUSTERS [OPTION...]: so many go, and it reads as before
+assert_trimmed() {
+    local image=$1 raw=$2 clusters=$3 before
+    shift 3
+    before=$(stat -c %s "$image")
+    run -0 qcow-trim --output=json "$@" "$image"
+    assert_json ".clusters == $clusters" || return
+    assert_clean "$image" && assert_same_content "$image" "$raw" || return
+    (($(stat -c %s "$image") <= before)) || fail "$image has grown"
+}
+
+@test "trim: what the backing file gives, and zeros, leave the image" {
+    make_overlay
+    active_raw top.qcow2 top.raw
+    assert_trimmed top.qcow2 top.raw 32
+    run -0 qemu-img map --output=json top.qcow2
+    # Zeros over data stay zeros of the image, without a cluster; what is as in base comes from there.
+    assert_json '[.[] | select(.depth == 0 and .data)] | length == 1 and .[0].start == 2097152'
+    assert_json '[.[] | select(.depth == 0 and .zero)] | length == 1 and .[0].length == 1048576'
+    assert_trimmed top.qcow2 top.raw 0
+}
+
+@test "trim: a disk without a backing file loses its zeros" {
+    make_image t.qcow2 16M
+    qemu_io t.qcow2 'write -P 0 0 4M' 'write -P 7 4M 1M' 'write -z 8M 1M' 'write -c -P 0 10M 1M'
+    active_raw t.qcow2 t.raw
+    assert_trimmed t.qcow2 t.raw 96
+    [[ $(qemu-img map --output=json t.qcow2 | jq '[.[] | select(.data)] | length') == 1 ]]
+}
+
+@test "trim: version 2 has no zeros of its own, and keeps them as data over others" {
+    make_image base.qcow2 8M
+    guest_write base.qcow2 0 2M A
+    make_image top.qcow2 8M -b base.qcow2 -F qcow2 -o compat=0.10
+    qemu_io top.qcow2 'write -P 0 0 1M' 'write -P 0 4M 2M'
+    active_raw top.qcow2 top.raw
+    assert_trimmed top.qcow2 top.raw 32
+}
+
+@test "trim: snapshots read the same, and what they share is dropped once" {
+    make_overlay
+    snapshot top.qcow2 one
+    guest_write top.qcow2 3M 1M A
+    snapshot top.qcow2 two
+    guest_write top.qcow2 2M 512K C
+    local state
+    for state in one two; do
+        snapshot_raw top.qcow2 $state $state.raw
+    done
+    active_raw top.qcow2 top.raw
+    qcow-trim -q top.qcow2
+    assert_clean top.qcow2
+    assert_same_content top.qcow2 top.raw
+    for state in one two; do
+        snapshot_raw top.qcow2 $state $state.after
+        cmp $state.raw $state.after
+    done
+    run -0 qcow-trim --output=json top.qcow2
+    assert_json '.clusters == 0'
+}
+
+@test "trim: dirty bitmaps stay as they are" {
+    make_overlay
+    qemu-img bitmap --add top.qcow2 b0
+    guest_write top.qcow2 6M 128K A
+    qemu_io top.qcow2 'write -P 0 7M 1M'
+    local before after
+    before=$(qcow-bitmap --list --output=json top.qcow2)
+    qcow-trim -q top.qcow2
+    after=$(qcow-bitmap --list --output=json top.qcow2)
+    [[ $before == "$after" ]] || fail "bitmaps changed: $before $after"
+    assert_clean top.qcow2
+}
+
+@test "trim --shrink: the space is given back" {
+    make_image t.qcow2 64M
+    guest_write_random t.qcow2 0 32M 1
+    guest_write t.qcow2 32M 1M B
+    qemu_io t.qcow2 'write -P 0 0 30M'
+    active_raw t.qcow2 t.raw
+    run -0 qcow-trim --output=json --shrink t.qcow2
+    assert_json '.["clusters-moved"] > 0'
+    assert_clean t.qcow2
+    assert_same_content t.qcow2 t.raw
+    (($(stat -c %s t.qcow2) < 5 << 20)) || fail "still $(stat -c %s t.qcow2) bytes"
+    guest_write t.qcow2 1M 4M C
+    assert_clean t.qcow2
+}
+
+@test "trim --shrink: compressed clusters that share a host cluster move together" {
+    make_image t.qcow2 64M
+    guest_write_random t.qcow2 0 8M 1
+    qemu_io t.qcow2 'write -c -P 3 16M 4M' 'write -c -P 4 24M 64k'
+    guest_write_compressed t.qcow2 32M 4M C
+    qemu_io t.qcow2 'write -P 0 0 8M'
+    snapshot t.qcow2 one
+    active_raw t.qcow2 t.raw
+    qcow-trim -q --shrink t.qcow2
+    assert_clean t.qcow2
+    assert_same_content t.qcow2 t.raw
+    (($(stat -c %s t.qcow2) < 4 << 20)) || fail "still $(stat -c %s t.qcow2) bytes"
+}
+
+@test "trim --dry-run: changes nothing" {
+    make_overlay
+    remember_image top.qcow2
+    run -0 qcow-trim --dry-run --output=json top.qcow2
+    assert_json '.freed > 0 and .fits'
+    assert_image_unchanged top.qcow2
+}
+
+@test "trim: what cannot be trimmed is refused, and unchanged" {
+    truncate -s 1M t.raw
+    run -1 qcow-trim -f raw t.raw
+    assert_output_has "only qcow2 images are trimmed"
+    make_overlay
+    start_daemon qemu-io -c 'sleep 5000' top.qcow2
+    wait_until fuser -s top.qcow2
+    run -1 qcow-trim top.qcow2
+    assert_output_has "lock"
+    run -2 qcow-trim
+}
