@@ -51,11 +51,24 @@ void qcow2_commit_result_clear(Qcow2CommitResult *result)
 
 /* ---- Which layers ------------------------------------------------------------------------------ */
 
+/* The same command again, after it was done: the top has left the chain. */
+static bool find_top(Qcow2Chain *chain, const char *word, unsigned *ret_top, GError **error)
+{
+    if (qcow2_chain_find_layer(chain, word, ret_top, error)) {
+        return true;
+    }
+    if (error && g_error_matches(*error, QCOW2_ERROR, QCOW2_ERROR_NOT_FOUND)) {
+        g_autofree char *cause = g_steal_pointer(&(*error)->message);
+        (*error)->message = g_strconcat(cause, "; it may have been merged already", NULL);
+    }
+    return false;
+}
+
 static bool find_layers(Qcow2Chain *chain, const Qcow2CommitOptions *options, unsigned *ret_top,
                         unsigned *ret_base, GError **error)
 {
     *ret_top = 0;
-    if (options->top && !qcow2_chain_find_layer(chain, options->top, ret_top, error)) {
+    if (options->top && !find_top(chain, options->top, ret_top, error)) {
         return false;
     }
     bool exists;
