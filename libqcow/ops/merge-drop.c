@@ -12,6 +12,14 @@
 #include "ops/merge.h"
 #include "util/error.h"
 
+static bool name_file(const Qcow2Merge *merge, unsigned index, bool ok, GError **error)
+{
+    if (!ok) {
+        g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(merge->chain, index));
+    }
+    return ok;
+}
+
 /* ---- The image itself, emptied ----------------------------------------------------------------- */
 
 static bool drop_everything(Qcow2Batch *batch, Qcow2Image *image, GError **error)
@@ -32,14 +40,14 @@ static bool empty_image(const Qcow2Merge *merge, GError **error)
     g_autofree char *name = qcow2_chain_backing_name(merge->chain, 0, merge->base);
     g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
 
-    if (!batch || !drop_everything(batch, image, error)) {
-        return false;
-    }
-    if (merge->base > 1) {
+    bool ok = batch && drop_everything(batch, image, error);
+
+    if (ok && merge->base > 1) {
         qcow2_batch_set_backing(batch, name, merge->base_format);
     }
-    return qcow2_batch_commit(batch, error) && qcow2_batch_cut_end(batch, error)
-        && qcow2_image_trim_end(image, error);
+    ok = ok && qcow2_batch_commit(batch, error) && qcow2_batch_cut_end(batch, error)
+      && qcow2_image_trim_end(image, error);
+    return name_file(merge, 0, ok, error);
 }
 
 /* ---- Layers that go on, over base -------------------------------------------------------------- */
@@ -52,7 +60,7 @@ static bool repoint(const Qcow2Merge *merge, unsigned index, GError **error)
     if (batch) {
         qcow2_batch_set_backing(batch, name, merge->base_format);
     }
-    return batch && qcow2_batch_commit(batch, error);
+    return name_file(merge, index, batch && qcow2_batch_commit(batch, error), error);
 }
 
 /*
@@ -164,13 +172,13 @@ bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error)
             : merge->options->keep_image    ? true
                                             : empty_image(merge, error);
 
+    /* Top is valid over base as well, and must not lead through layers that are not. */
+    if (ok && merge->top > 0 && merge->base > merge->top + 1) {
+        ok = repoint(merge, merge->top, error);
+    }
     if (!ok) {
         g_prefix_error(error, "the data is in '%s', run the same command again: ",
                        qcow2_chain_layer_name(merge->chain, merge->base));
-        return false;
-    }
-    /* Top is valid over base as well, and must not lead through layers that are not. */
-    if (merge->top > 0 && merge->base > merge->top + 1 && !repoint(merge, merge->top, error)) {
         return false;
     }
     return retire_layers(merge, error);

@@ -108,16 +108,16 @@ static void add_faults_of(const LabCase *lab_case, Fault fault, GArray *faults)
 }
 
 /* From no room at all to almost enough, in steps of half a cluster or so. */
-static void add_limits(const LabCase *lab_case, GArray *faults)
+static void add_limits_of(const LabCase *lab_case, unsigned place, GArray *faults)
 {
-    uint64_t first = g_bytes_get_size(g_ptr_array_index(lab_case->subject->files, 0)), last = 0;
+    uint64_t first = g_bytes_get_size(g_ptr_array_index(lab_case->subject->files, place)), last = 0;
 
     for (guint i = 0; i < lab_case->records->len; i++) {
         const Qcow2Record *record = &g_array_index(lab_case->records, Qcow2Record, i);
-        last = MAX(last, record->offset + record->len_bytes);
+        last = record->place == place ? MAX(last, record->offset + record->len_bytes) : last;
     }
     uint64_t step = MAX(256, (last - MIN(first, last)) / 32);
-    for (Fault fault = { .n = first }; fault.n < last; fault.n += step) {
+    for (Fault fault = { .place = place, .n = first }; fault.n < last; fault.n += step) {
         g_array_append_val(faults, fault);
     }
 }
@@ -143,8 +143,8 @@ static GArray *list_faults(const LabCase *lab_case)
             add_faults_of(lab_case, fault, faults);
         }
     }
-    if (!lab_case->refusal) {
-        add_limits(lab_case, faults);
+    for (unsigned place = 0; place < lab_case->n_disks && !lab_case->refusal; place++) {
+        add_limits_of(lab_case, place, faults);
     }
     return faults;
 }
