@@ -40,16 +40,17 @@ static const ToolCommand command = {
         "to. Readers with -U are kept out meanwhile.",
         "-r leaks lowers refcounts that are too high, and nothing else. -r all makes refcounts, refcount "
         "blocks and the refcount table agree with the references that are there, whatever was wrong with "
-        "them; corrects COPIED flags; clears reserved bits in L1 and L2 entries; gives tables that share a "
-        "cluster with something else one of their own; makes plain zero clusters of preallocated ones at "
-        "impossible places; completes or cuts extra data in the snapshot table; and clears the dirty and "
-        "the corrupt bit when nothing is left.",
+        "them, with more bits each if they need them; corrects COPIED flags; clears reserved bits in L1 and "
+        "L2 entries; gives tables that share a cluster with something else one of their own; makes plain "
+        "zero clusters of preallocated ones at impossible places; completes or cuts extra data in the "
+        "snapshot table; and clears the dirty and the corrupt bit when nothing is left.",
         "What only a guess could repair is reported, and the exit code stays 2: data clusters that are not "
         "aligned or lie past the end of the file, subclusters both allocated and zero, L1 tables of "
-        "snapshots at impossible places, bitmaps whose tables are wrong, more references to a cluster than "
-        "a refcount can hold. Where entries point past the end of the file to where the repair would have to "
-        "write, nothing is repaired: copy what can be read with qcow-copy. Snapshots are never deleted, "
-        "unless the table has more than QEMU reads (-r all), nor are bitmaps.",
+        "snapshots at impossible places, bitmaps whose tables are wrong. Clusters that only such an entry "
+        "referred to are leaks like any other, and become free: copy the image first if they matter. Where "
+        "entries point past the end of the file to where the repair would have to write, nothing is "
+        "repaired: copy what can be read with qcow-copy. No snapshot and no bitmap is deleted, except "
+        "snapshots beyond the 65536 that QEMU reads (-r all).",
         "With -U, beside a running VM, the metadata changes while it is read: nothing counts as corruption "
         "that two passes do not show alike.",
         NULL,

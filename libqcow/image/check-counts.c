@@ -309,6 +309,23 @@ bool qcow2_counts_is_zero(const Qcow2Counts *counts, uint64_t first, size_t n)
     return true;
 }
 
+uint64_t qcow2_counts_max(const Qcow2Counts *counts)
+{
+    uint64_t max = 0;
+
+    for (size_t i = 0; i < counts->n_chunks; i++) {
+        const Chunk *chunk = &counts->chunks[i];
+        if (!chunk->words) {
+            max = MAX(max, chunk->uniform);
+            continue;
+        }
+        for (size_t j = 0; j < QCOW2_COUNTS_CHUNK && max < field_max(chunk->width); j++) {
+            max = MAX(max, get_field(chunk, j));
+        }
+    }
+    return max;
+}
+
 /*
  * Nearly all images have refcounts of 16 bits and counts of few: a byte of counts becomes 2 to 8 bytes by
  * looking them up. Eight bytes are stored each time, of which the next ones overwrite what is too much.

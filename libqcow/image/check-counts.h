@@ -49,6 +49,9 @@ void qcow2_counts_set(Qcow2Counts *counts, uint64_t cluster, uint64_t count);
 /** qcow2_counts_cap: what is larger than @max becomes @max. */
 void qcow2_counts_cap(Qcow2Counts *counts, uint64_t max);
 
+/** qcow2_counts_max: the largest one. */
+uint64_t qcow2_counts_max(const Qcow2Counts *counts);
+
 /** qcow2_counts_is_zero: nothing refers to the clusters [@first, @first + @n) of one chunk. */
 bool qcow2_counts_is_zero(const Qcow2Counts *counts, uint64_t first, size_t n);
 

@@ -95,7 +95,8 @@ static bool keep_what_can_be_kept(Blocks *blocks, GError **error)
     uint64_t cluster_size = blocks->layout->cluster_size;
     uint64_t len = header->reftable_clusters * cluster_size;
     size_t n = MIN(len / 8, blocks->n);
-    bool sound = true;
+    bool same_width = header->layout.refcount_order == blocks->job->image->header.layout.refcount_order;
+    bool sound = same_width;
 
     if (!qcow2_io_read(blocks->job->file, header->reftable_offset, blocks->table, n * 8, error)) {
         g_prefix_error(error, "refcount table: ");
@@ -111,8 +112,8 @@ static bool keep_what_can_be_kept(Blocks *blocks, GError **error)
     for (size_t i = 0; i < n; i++) {
         uint64_t raw = GUINT64_FROM_BE(blocks->table[i]);
         uint64_t cluster = qcow2_check_refblock_cluster(blocks->layout, raw);
-        bool kept = cluster != UINT64_MAX && cluster != 0 && is_in_file(blocks, raw, cluster_size)
-                 && is_free(blocks, raw, cluster_size);
+        bool kept = same_width && cluster != UINT64_MAX && cluster != 0
+                 && is_in_file(blocks, raw, cluster_size) && is_free(blocks, raw, cluster_size);
         blocks->table[i] = kept ? raw : 0;
         blocks->state[i] = kept ? BLOCK_KEPT : BLOCK_NONE;
         blocks->before[i] = blocks->table[i];

@@ -226,6 +226,24 @@ static bool check_header_is_no_table(Qcow2RepairJob *job, GError **error)
     return !found || qcow2_corrupt(error, "the header is named as a table, and would change");
 }
 
+/* Version 3 can give refcounts more bits where there are more references than they can hold. */
+static void widen_refcounts(Qcow2RepairJob *job)
+{
+    Qcow2Layout *layout = &job->header.layout;
+    uint64_t max = qcow2_counts_max(job->counts);
+    unsigned order = layout->refcount_order;
+
+    while (layout->version >= 3 && max > qcow2_refcount_max(layout)) {
+        *layout = qcow2_layout(layout->version, layout->cluster_bits, layout->extended_l2,
+                               layout->refcount_order + 1, layout->has_data_file);
+    }
+    if (layout->refcount_order != order) {
+        qcow2_repair_say(job, QCOW2_FINDING_EXPLANATION, 0, "Rebuilding refcount structure with %u bits each",
+                         1u << layout->refcount_order);
+    }
+    qcow2_counts_cap(job->counts, qcow2_refcount_max(layout));
+}
+
 static bool repair_all(Qcow2RepairJob *job, GError **error)
 {
     bool changed;
@@ -234,7 +252,7 @@ static bool repair_all(Qcow2RepairJob *job, GError **error)
         || (changed && !qcow2_repair_count(job, error))) {
         return false;
     }
-    qcow2_counts_cap(job->counts, qcow2_refcount_max(&job->header.layout));
+    widen_refcounts(job);
     return check_header_is_no_table(job, error)
         && qcow2_repair_flags(job, true, error)
         && qcow2_repair_refcounts(job, error);
@@ -302,6 +320,7 @@ static void take_header_over(const Qcow2RepairJob *job)
 {
     Qcow2Header *header = &job->image->header;
 
+    header->layout = job->header.layout;
     header->l1_offset = job->header.l1_offset;
     header->reftable_offset = job->header.reftable_offset;
     header->reftable_clusters = job->header.reftable_clusters;

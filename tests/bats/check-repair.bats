@@ -379,6 +379,18 @@ guest_read_is_zero() {
     qemu-img check -q a.qcow2
 }
 
+@test "repair: more references than a refcount can hold: refcounts get more bits" {
+    with_data -o refcount_bits=1
+    poke a.qcow2 $((l2 + 8)) 8000000000050000
+    poke a.qcow2 $((l2 + 16)) 8000000000050000
+    left_alone leaks 2 "ERROR: overflow cluster offset=0x50000"
+    repaired all "Rebuilding refcount structure with 2 bits each"
+    [[ $(qemu-img info --output=json a.qcow2 | jq '.["format-specific"].data["refcount-bits"]') == 2 ]]
+    guest_write a.qcow2 64K 64K B
+    assert_guest a.qcow2 0 512 A
+    qemu-img check -q a.qcow2
+}
+
 # ---- overlaps --------------------------------------------------------------------------------------------
 
 @test "repair: structures that share a cluster with something else get one of their own" {
