@@ -79,6 +79,7 @@ bool qcow2_fill_write(Qcow2Fill *fill, Qcow2Io *io, uint64_t *ret_len, GError **
         .choice = fill->choice,
         .holes = fill->holes,
         .start = fill->resumed_bytes,
+        .n_threads = fill->n_threads,
         .progress = fill->progress,
     };
     Qcow2Sink sink = {

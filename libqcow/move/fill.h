@@ -13,6 +13,7 @@ typedef struct Qcow2Fill {
     Qcow2Progress *progress;
     /* For a copy: */
     const Qcow2HoleRules *holes;          /* NULL: zeros in data are not looked for */
+    unsigned n_threads;
     bool share_first;                     /* nor are they where extents can be shared */
     Qcow2Journal *journal;                /* NULL, or: gets a record now and then */
     const Qcow2JournalRecord *resume;     /* with a journal: where to go on */

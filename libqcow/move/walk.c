@@ -2,6 +2,7 @@
 #include "move/walk.h"
 
 #include "util/bits.h"
+#include "util/pool.h"
 #include "util/progress.h"
 
 #define SLICE_SIZE   (UINT64_C(64) << 20)     /* of data: it is still in memory when it is moved */
@@ -55,24 +56,65 @@ static bool put(const Qcow2Walk *walk, const Qcow2Sink *sink, const GArray *exte
         && (!sink->note || sink->note(end_of(extents), sink->data, error));
 }
 
-static bool put_slices(const Qcow2Walk *walk, const Qcow2Sink *sink, const GArray *extents, bool looks,
-                       GError **error)
+/* A slice that is put, and the next one, which is looked at meanwhile: the kernel copies with one thread. */
+typedef struct Pair {
+    const Qcow2Walk *walk;
+    const Qcow2Sink *sink;
+    bool looks;
+    GArray *found, *next_slice, *next_found;
+    bool has_next;
+} Pair;
+
+static bool look(const Pair *pair, const GArray *slice, GArray *ret, GError **error)
 {
-    g_autoptr(GArray) slice = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
-    g_autoptr(GArray) found = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+    if (pair->looks) {
+        return qcow2_find_holes(pair->walk->holes, slice, ret, error);
+    }
+    g_array_set_size(ret, 0);
+    g_array_append_vals(ret, slice->data, slice->len);
+    return true;
+}
+
+static bool put_or_look(size_t index, void *data, GError **error)
+{
+    Pair *pair = data;
+
+    return index == 0 ? put(pair->walk, pair->sink, pair->found, error)
+                      : look(pair, pair->next_slice, pair->next_found, error);
+}
+
+static Cursor begin(const Qcow2Walk *walk, const GArray *extents)
+{
     Cursor cursor = { 0, walk->start };
 
     while (cursor.extent < extents->len
            && qcow2_extent_end(&g_array_index(extents, Qcow2Extent, cursor.extent)) <= walk->start) {
         cursor.extent++;
     }
-    while (next_slice(extents, &cursor, slice)) {
-        if ((looks && !qcow2_find_holes(walk->holes, slice, found, error))
-            || !put(walk, sink, looks ? found : slice, error)) {
-            return false;
-        }
+    return cursor;
+}
+
+static bool put_slices(const Qcow2Walk *walk, const Qcow2Sink *sink, const GArray *extents, bool looks,
+                       GError **error)
+{
+    g_autoptr(GArray) slice = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+    g_autoptr(GArray) found = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+    g_autoptr(GArray) next = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+    Pair pair = { walk, sink, looks, found, slice, next, false };
+    Cursor cursor = begin(walk, extents);
+
+    if (!next_slice(extents, &cursor, slice)) {
+        return true;
     }
-    return true;
+    bool ok = look(&pair, slice, pair.found, error);
+    do {
+        pair.has_next = next_slice(extents, &cursor, slice);
+        ok = ok && qcow2_parallel_for(walk->n_threads, pair.has_next ? 2 : 1, put_or_look, &pair, error);
+        GArray *put_found = pair.found;
+        pair.found = pair.next_found;
+        pair.next_found = put_found;
+    } while (ok && pair.has_next);
+    return ok;
 }
 
 static bool put_window(const Qcow2Walk *walk, const Qcow2Sink *sink, const GArray *extents, GError **error)

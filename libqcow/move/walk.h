@@ -23,6 +23,7 @@ typedef struct Qcow2Walk {
     Qcow2Choice *choice;          /* from where it is */
     const Qcow2HoleRules *holes;  /* NULL: zeros in data are not looked for */
     uint64_t start;               /* of the guest: what is below was put before */
+    unsigned n_threads;
     Qcow2Progress *progress;
 } Qcow2Walk;
 

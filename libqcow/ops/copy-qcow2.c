@@ -95,6 +95,7 @@ static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Tar
         .choice = choice,
         .progress = copy->progress,
         .holes = looks_for_zeros(copy, creation) ? &holes : NULL,
+        .n_threads = copy->first->options.n_threads,
         .share_first = copy->share_first,
         .journal = copy->journal,
         .resume = &copy->resume,

@@ -65,6 +65,7 @@ static bool walk(RawCopy *raw, Qcow2Choice *choice, GError **error)
         .choice = choice,
         .holes = copy->sparse.block > 0 ? &holes : NULL,
         .start = copy->resume.guest_end,
+        .n_threads = copy->first->options.n_threads,
         .progress = copy->progress,
     };
     Qcow2Sink sink = {

@@ -7,10 +7,7 @@
 #include "util/bits.h"
 #include "util/error.h"
 
-/* Maps are made for so many bytes at a time. */
-#define WINDOW (UINT64_C(64) << 20)
-
-/* What cannot be mapped is asked for in smaller parts, down to this. */
+/* What cannot be read is read in parts of this size. */
 #define MIN_PIECE QCOW2_SECTOR_SIZE
 
 /* What one window of a part is; of several threads each may hold one. */
@@ -66,18 +63,30 @@ static bool resolve(const Qcow2JoinedPart *part, uint64_t start, uint64_t end, G
     return qcow2_state_resolve(part->state, &range, 1, QCOW2_NO_STOP, extents, error);
 }
 
+/* In which the layers say where their data is. */
+static uint64_t smallest_unit(const Qcow2State *state)
+{
+    uint64_t unit = UINT64_MAX;
+
+    for (unsigned i = 0; i < qcow2_chain_n_layers(state->chain); i++) {
+        unit = MIN(unit, qcow2_image_unit(qcow2_chain_image(state->chain, i)));
+    }
+    return unit;
+}
+
 /* In salvage mode: what can be mapped of a range, found by halving it. What cannot leaves a gap. */
 static void resolve_parts(JoinedIo *self, size_t part, uint64_t start, uint64_t end, GArray *ret)
 {
+    uint64_t unit = smallest_unit(self->parts[part].state);
     g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
     g_autoptr(GError) reason = NULL;
 
     if (resolve(&self->parts[part], start, end, extents, &reason)) {
         g_array_append_vals(ret, extents->data, extents->len);
-    } else if (end - start <= MIN_PIECE) {
+    } else if (end - start <= unit) {
         warn(self, 0, "block status at offset ", start, reason);
     } else {
-        uint64_t middle = start + qcow2_align_up((end - start) / 2, MIN_PIECE);
+        uint64_t middle = start + qcow2_align_up((end - start) / 2, unit);
         resolve_parts(self, part, start, middle, ret);
         resolve_parts(self, part, middle, end, ret);
     }
@@ -86,11 +95,12 @@ static void resolve_parts(JoinedIo *self, size_t part, uint64_t start, uint64_t 
 static Map *make_map(JoinedIo *self, size_t part, uint64_t offset, GError **error)
 {
     Map *map = g_new0(Map, 1);
+    uint64_t window = qcow2_state_window(self->parts[part].state);
 
     map->ref_count = 1;
     map->part = part;
-    map->start = qcow2_align_down(offset, WINDOW);
-    map->end = MIN(map->start + WINDOW, self->parts[part].len_bytes);
+    map->start = qcow2_align_down(offset, window);
+    map->end = MIN(map->start + window, self->parts[part].len_bytes);
     map->extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
     if (self->options.salvage) {
         resolve_parts(self, part, map->start, map->end, map->extents);
