@@ -601,9 +601,9 @@ typedef struct Qcow2TrimResult {
  * qcow2_trim:
  * @chain: opened writable and exclusive
  *
- * Drops what the active layer and the snapshots read the same without: clusters equal to what the layers below
- * give, and zeros. Dirty bitmaps stay as they are: no guest reads anything else. All or nothing; shrinking is
- * a second such step.
+ * Drops what the active layer and the snapshots read the same without: clusters equal to what the layers
+ * below give, and zeros. Dirty bitmaps stay as they are: no guest reads anything else. All or nothing;
+ * shrinking is a second such step.
  */
 bool qcow2_trim(Qcow2Chain *chain, const Qcow2TrimOptions *options, Qcow2TrimResult *ret_result,
                 Qcow2Progress *progress, GError **error);
@@ -611,7 +611,7 @@ bool qcow2_trim(Qcow2Chain *chain, const Qcow2TrimOptions *options, Qcow2TrimRes
 typedef struct Qcow2RebaseOptions {
     const char *backing_name;       /* relative to the image's folder; NULL or "": none */
     const char *backing_format;
-    bool name_only;                 /* contents may change: only the header's name does (qemu-img rebase -u) */
+    bool name_only;                 /* only the header's name changes, whatever is read then */
     bool compress;
     bool no_reflink;
 } Qcow2RebaseOptions;
@@ -623,7 +623,8 @@ typedef struct Qcow2RebaseOptions {
  * Another backing file. The image and its snapshots read the same: where old and new chain differ, what they
  * read moves into the image. All or nothing, also across a crash.
  *
- * Errors: QCOW2_ERROR_INVALID without a format, or over itself; QCOW2_ERROR_NOT_FOUND; QCOW2_ERROR_UNSUPPORTED.
+ * Errors: QCOW2_ERROR_INVALID without a format, or over itself; QCOW2_ERROR_NOT_FOUND;
+ * QCOW2_ERROR_UNSUPPORTED.
  */
 bool qcow2_rebase(Qcow2Chain *chain, const Qcow2RebaseOptions *options, Qcow2MoveResult *ret_result,
                   Qcow2Progress *progress, GError **error);
@@ -669,7 +670,9 @@ bool qcow2_vmstate_import(Qcow2Chain *chain, const char *state, const char *file
 /** qcow2_vmstate_drop: a snapshot loses its VM state. Errors: QCOW2_ERROR_EXISTS when it has none already. */
 bool qcow2_vmstate_drop(Qcow2Chain *chain, const char *state, GError **error);
 
-/** How a copy is made. All zero: raw, as small as it can be, without a look at zeros where extents are shared. */
+/**
+ * How a copy is made. All zero: raw, as small as it can be, without a look at zeros where extents are shared.
+ */
 typedef struct Qcow2CopyOptions {
     const char *output_format;      /* "raw" (default) or "qcow2" */
     const char *create_options;     /* those of qemu-img convert -o; or NULL */

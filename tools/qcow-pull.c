@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* qcow-pull: an image without the layers between it and a lower one. */
 #include "tool-moved.h"
-#include "tool-progress.h"
 
 static char *base, *base_format;
 
@@ -68,17 +67,6 @@ int main(int argc, char **argv)
         return tool_fail(&tool, image, error);
     }
     g_autoptr(ToolProgress) progress = tool_progress_start(&tool, tool.json);
-    bool ok = qcow2_pull(chain, &options, &result, tool_progress_get(progress), &error);
-    tool_progress_end(progress);
-    if (!ok) {
-        int status = tool_progress_interrupted(progress, &tool, error,
-                                               "the image is as it was; the same command starts again");
-        return status ? status : tool_fail(&tool, image, error);
-    }
-    double seconds = tool_progress_seconds(progress);
-    if (tool.dry_run) {
-        ToolMoved moved = tool_moved_of(&result, seconds);
-        return tool_finish_dry_run(&tool, chain, image, &moved);
-    }
-    return tool_print_moved(&tool, "Image pulled", &result, seconds) ? tool_finish(&tool, 0) : 1;
+    qcow2_pull(chain, &options, &result, tool_progress_get(progress), &error);
+    return tool_finish_moved(&tool, progress, chain, "Image pulled", &result, error);
 }

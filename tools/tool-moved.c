@@ -53,3 +53,22 @@ ToolMoved tool_moved_of(const Qcow2MoveResult *result, double seconds)
         .seconds = seconds,
     };
 }
+
+int tool_finish_moved(const Tool *tool, ToolProgress *progress, const Qcow2Chain *chain, const char *done,
+                      const Qcow2MoveResult *result, const GError *failure)
+{
+    const char *image = tool->arguments[0];
+    double seconds = tool_progress_seconds(progress);
+
+    tool_progress_end(progress);
+    if (failure) {
+        int status = tool_progress_interrupted(progress, tool, failure,
+                                               "the image is as it was; the same command starts again");
+        return status ? status : tool_fail(tool, image, failure);
+    }
+    if (tool->dry_run) {
+        ToolMoved moved = tool_moved_of(result, seconds);
+        return tool_finish_dry_run(tool, chain, image, &moved);
+    }
+    return tool_print_moved(tool, done, result, seconds) ? tool_finish(tool, 0) : 1;
+}

@@ -5,6 +5,7 @@
 
 #include "tool-dry-run.h"
 #include "tool-output.h"
+#include "tool-progress.h"
 
 /** tool_json_add_moved: "bytes", "clusters" and their kinds. */
 void tool_json_add_moved(GVariantBuilder *object, const Qcow2MoveResult *result);
@@ -17,5 +18,15 @@ bool tool_print_moved(const Tool *tool, const char *done, const Qcow2MoveResult 
 
 /** tool_moved_of: for --dry-run. */
 ToolMoved tool_moved_of(const Qcow2MoveResult *result, double seconds);
+
+/**
+ * tool_finish_moved:
+ * @failure: of the operation; NULL when it succeeded
+ * @done: as for tool_print_moved()
+ *
+ * What follows an operation that changes one image, all or nothing. Returns: the exit status.
+ */
+int tool_finish_moved(const Tool *tool, ToolProgress *progress, const Qcow2Chain *chain, const char *done,
+                      const Qcow2MoveResult *result, const GError *failure);
 
 #endif

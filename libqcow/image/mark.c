@@ -61,6 +61,12 @@ bool qcow2_image_mark_merged(Qcow2Image *image, const char *base, bool *ret_mark
     return ok;
 }
 
+static bool fail_unmarked(GError **error)
+{
+    return qcow2_fail(error, QCOW2_ERROR_EXISTS,
+                      "the image is not marked as merged; it is as it should be already");
+}
+
 /* The decoder refuses the mark, so that it looks at a copy without it. */
 static bool decode_unmarked(Marking *marking, Qcow2Header *ret, GError **error)
 {
@@ -69,7 +75,7 @@ static bool decode_unmarked(Marking *marking, Qcow2Header *ret, GError **error)
     g_autofree uint8_t *copy = g_memdup2(marking->old->data, marking->old->len);
 
     if (!(incompatible & QCOW2_INCOMPAT_MERGED)) {
-        return qcow2_fail(error, QCOW2_ERROR_EXISTS, "the image is not marked as merged; nothing to do already");
+        return fail_unmarked(error);
     }
     qcow2_store_be64(copy + FIELD_INCOMPATIBLE, incompatible & ~QCOW2_INCOMPAT_MERGED);
     return qcow2_header_cluster_size(copy, marking->old->len, &size, error)
@@ -87,7 +93,7 @@ static bool read_cluster(Marking *marking, GError **error)
         return false;
     }
     if (qcow2_load_be32(start + 4) < 3) {
-        return qcow2_fail(error, QCOW2_ERROR_EXISTS, "the image is not marked as merged; nothing to do already");
+        return fail_unmarked(error);
     }
     g_byte_array_set_size(marking->old, (guint)size);
     return qcow2_io_read(marking->file, 0, marking->old->data, size, error);

@@ -23,7 +23,7 @@ typedef bool (*Qcow2RewriteFunc)(Qcow2RewrittenTable *table, bool *ret_changed, 
 /**
  * qcow2_batch_rewrite_tables:
  * @image: its snapshots are loaded
- * @move_from: host offset; L1 and snapshot tables that are there or behind are replaced, too; UINT64_MAX: none
+ * @move_from: host offset; L1 and snapshot tables there or behind are replaced, too; UINT64_MAX: none
  *
  * The batch's header gets the new L1 and snapshot tables. COPIED flags are right where counts only fell with
  * the tables; qcow2_batch_fix_active_flags() puts the others right.

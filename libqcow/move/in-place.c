@@ -230,8 +230,8 @@ static Qcow2ClusterRun cut_run(const InPlace *self, const Qcow2ClusterRun *run, 
 }
 
 /*
- * A data file has one place for each cluster. Until the batch is committed nobody reads the place of a cluster
- * that the image does not map; of any other, a crash would leave a mixture.
+ * A data file has one place for each cluster. Until the batch is committed nobody reads the place of a
+ * cluster that the image does not map; of any other, a crash would leave a mixture.
  */
 static bool check_places(InPlace *self, const Qcow2ClusterRun *run, GError **error)
 {
@@ -246,9 +246,9 @@ static bool check_places(InPlace *self, const Qcow2ClusterRun *run, GError **err
         }
         if (entry.kind == QCOW2_CLUSTER_DATA && (!layout->extended_l2 || (uint32_t)bitmap != 0)) {
             return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                              "the cluster at guest offset 0x%" PRIx64 " is in the external data file already,"
-                              " where it could only be overwritten: a crash would leave a mixture; copy the"
-                              " image into one without a data file first",
+                              "the cluster at guest offset 0x%" PRIx64 " is in the external data file"
+                              " already, where it could only be overwritten: a crash would leave a mixture;"
+                              " copy the image into one without a data file first",
                               cluster << layout->cluster_bits);
         }
     }
@@ -405,7 +405,9 @@ static void clear_in_place(InPlace *self)
     g_clear_pointer(&self->editor, qcow2_editor_free);
 }
 
-/* What is there may only be overwritten by an operation that can start again. A raw file is there as a whole. */
+/*
+ * What is there may only be overwritten by an operation that can start again. A raw file is there as a whole.
+ */
 static bool check_target(const InPlace *self, GError **error)
 {
     return !(self->image->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA) || self->options.before

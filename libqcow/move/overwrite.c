@@ -16,8 +16,8 @@ static bool check_count(const Qcow2InPlaceJob *job, uint64_t cluster, uint64_t r
     uint64_t host_offset = raw & L2E_HOST_OFFSET, count;
     bool copied = raw & L2E_COPIED;
 
-    if (!qcow2_counts_cache_get(qcow2_batch_counts(job->batch), host_offset >> job->rules.layout->cluster_bits,
-                                &count, error)) {
+    if (!qcow2_counts_cache_get(qcow2_batch_counts(job->batch),
+                                host_offset >> job->rules.layout->cluster_bits, &count, error)) {
         return false;
     }
     *ret_own = copied;

@@ -249,7 +249,9 @@ static bool check_image(const Import *import, GError **error)
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                           "an image with an external data file cannot have internal snapshots");
     }
-    return qcow2_chain_open_data(import->chain, 0, error) && qcow2_image_check_readable(image, error) && qcow2_image_check_bitmaps(image, error);
+    return qcow2_chain_open_data(import->chain, 0, error)
+        && qcow2_image_check_readable(image, error)
+        && qcow2_image_check_bitmaps(image, error);
 }
 
 /* ---- The work ---------------------------------------------------------------------------------- */

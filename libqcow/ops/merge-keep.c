@@ -76,7 +76,7 @@ static Qcow2Chain *find_opened(const Qcow2Merge *merge, const struct stat *st)
 
 /* What is below an image that is opened alone: as it is, and as it will be. */
 typedef struct Below {
-    unsigned index;               /* of the merge's chain, where the image's chain joins it; UINT_MAX: nowhere */
+    unsigned index;               /* where the image's chain joins the merge's; UINT_MAX: nowhere */
     Qcow2Chain *now, *after, *after_past;
 } Below;
 
@@ -280,9 +280,10 @@ static bool check_snapshots(Qcow2Merge *merge, unsigned index, GError **error)
     }
     return bytes == 0
         || qcow2_fail(error, QCOW2_ERROR_IN_USE,
-                      "'%s': its internal snapshot '%s' would read otherwise; --preserve %s copies into it what"
-                      " it reads, --force merges all the same", qcow2_chain_layer_name(merge->chain, index),
-                      changed, qcow2_chain_layer_name(merge->chain, index));
+                      "'%s': its internal snapshot '%s' would read otherwise; --preserve %s copies into it"
+                      " what it reads, --force merges all the same",
+                      qcow2_chain_layer_name(merge->chain, index), changed,
+                      qcow2_chain_layer_name(merge->chain, index));
 }
 
 /* The layer of the merge's chain that the file at @path names; errors are no such image. */
@@ -316,8 +317,8 @@ static bool check_named_layer(const Qcow2Merge *merge, const char *path, unsigne
     bool changes = index > merge->top && index <= merge->base;
 
     if (will_be_deleted(merge, index) && !(is_kept && changes)) {
-        return qcow2_fail(error, QCOW2_ERROR_IN_USE, "'%s' is backed by '%s', which --delete would delete", path,
-                          layer);
+        return qcow2_fail(error, QCOW2_ERROR_IN_USE, "'%s' is backed by '%s', which --delete would delete",
+                          path, layer);
     }
     return !changes || is_kept || merge->options->force
         || qcow2_fail(error, QCOW2_ERROR_IN_USE,
@@ -342,7 +343,8 @@ static bool check_folder(const Qcow2Merge *merge, const char *folder, GError **e
     const char *name;
 
     while (dir && (name = g_dir_read_name(dir))) {
-        g_autofree char *path = strcmp(folder, ".") == 0 ? g_strdup(name) : g_build_filename(folder, name, NULL);
+        bool is_here = strcmp(folder, ".") == 0;
+        g_autofree char *path = is_here ? g_strdup(name) : g_build_filename(folder, name, NULL);
         if (!check_file(merge, path, error)) {
             return false;
         }

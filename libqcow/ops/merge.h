@@ -25,7 +25,7 @@ typedef struct Qcow2Merge {
 typedef struct Qcow2Dependent {
     Qcow2Chain *own;              /* the image alone; NULL: a layer of the merge's chain */
     Qcow2Chain *chain;            /* the image over what it reads now */
-    Qcow2Chain *after;            /* what is below it afterwards, up to the size of top; NULL: nothing changes */
+    Qcow2Chain *after;            /* below it afterwards, up to the size of top; NULL: nothing changes */
     Qcow2Chain *after_past;       /* past that */
     char *backing_name;           /* NULL: it keeps the name that it has */
     bool snapshots_only;

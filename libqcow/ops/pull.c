@@ -15,7 +15,8 @@ static bool find_base(Qcow2Chain *chain, const Qcow2PullOptions *options, unsign
 {
     if (!qcow2_chain_has_below(chain, 0)) {
         return qcow2_fail(error, QCOW2_ERROR_EXISTS,
-                          "'%s': it has no backing file already; there is nothing to pull", qcow2_chain_layer_name(chain, 0));
+                          "'%s': it has no backing file already; there is nothing to pull",
+                          qcow2_chain_layer_name(chain, 0));
     }
     if (!options->base) {
         *ret_base = qcow2_chain_n_layers(chain);

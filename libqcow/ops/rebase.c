@@ -65,8 +65,8 @@ static bool check_options(const Qcow2Chain *chain, const Qcow2Keep *keep, GError
     }
     return !keep->backing_name || keep->backing_format
         || qcow2_fail(error, QCOW2_ERROR_INVALID,
-                      "'%s': Could not change the backing file to '%s': backing format must be specified (-F)",
-                      name, keep->backing_name);
+                      "'%s': Could not change the backing file to '%s': backing format must be specified"
+                      " (-F)", name, keep->backing_name);
 }
 
 bool qcow2_rebase(Qcow2Chain *chain, const Qcow2RebaseOptions *options, Qcow2MoveResult *ret_result,

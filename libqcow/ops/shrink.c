@@ -69,7 +69,8 @@ static bool note_reference(const Qcow2Reference *reference, void *data, GError *
     return true;
 }
 
-static bool note_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data, GError **error)
+static bool note_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data,
+                       GError **error)
 {
     (void)l1_index;
     (void)host_offset;
@@ -256,7 +257,8 @@ static bool copy_groups(Shrink *self, GError **error)
     return true;
 }
 
-static bool move_entry(Shrink *self, Qcow2RewrittenTable *table, uint8_t *entry, bool *changed, GError **error)
+static bool move_entry(Shrink *self, Qcow2RewrittenTable *table, uint8_t *entry, bool *changed,
+                       GError **error)
 {
     unsigned bits = self->layout->cluster_bits;
     uint64_t raw = qcow2_load_be64(entry), offset = raw & L2E_HOST_OFFSET, len = self->layout->cluster_size;

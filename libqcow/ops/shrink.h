@@ -11,7 +11,7 @@
  */
 bool qcow2_shrink(Qcow2Chain *chain, Qcow2TrimResult *result, Qcow2Progress *progress, GError **error);
 
-/** qcow2_shrink_tables: tables that are at host offset @limit or behind it move into free clusters before it. */
+/** qcow2_shrink_tables: tables at host offset @limit or behind it move into free clusters before it. */
 bool qcow2_shrink_tables(Qcow2Chain *chain, uint64_t limit, Qcow2Progress *progress, GError **error);
 
 #endif
