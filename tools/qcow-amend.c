@@ -37,8 +37,8 @@ static const ToolCommand command = {
         "data_file=NAME: where the data file is now; it is not moved, and not opened. data_file_raw=off. "
         "size=N: as qcow-resize, for a larger size. backing_file and backing_fmt are accepted where they say "
         "what is so already.",
-        "--unmark makes an image readable again that qcow-commit has marked, because the images below it hold "
-        "other data now: what it reads then is what it holds itself, over those.",
+        "--unmark makes an image readable again that qcow-commit has marked, because the images below it "
+        "hold other data now: what it reads then is what it holds itself, over those.",
         "All or nothing, also across a crash; only a size is a second change of that kind. Readers with -U "
         "are kept out meanwhile.",
         NULL,

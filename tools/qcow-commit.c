@@ -21,7 +21,8 @@ static const GOptionEntry entries[] = {
     { "rate-limit", 'r', 0, G_OPTION_ARG_FILENAME, &rate_text, "The same as --rate", "BYTES" },
     { "preserve", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &preserve,
       "An image that shall go on reading the same, with its snapshots; may be given again", "FILE" },
-    { "bitmaps", 0, 0, G_OPTION_ARG_NONE, &bitmaps, "Merge dirty bitmaps into those of the base, by name", NULL },
+    { "bitmaps", 0, 0, G_OPTION_ARG_NONE, &bitmaps,
+      "Merge dirty bitmaps into those of the base, by name", NULL },
     { "delete", 0, 0, G_OPTION_ARG_NONE, &delete_merged,
       "Delete the files of merged layers that dropped out of the chain", NULL },
     { "force", 0, 0, G_OPTION_ARG_NONE, &force,
@@ -37,12 +38,12 @@ static const ToolCommand command = {
     .max_arguments = 1,
     .arguments_error = "Expecting one image file name",
     .description =
-        "Merges downward: what overlays hold moves into an image below them. Without options that is IMAGE into "
-        "its backing file; IMAGE is empty then.",
+        "Merges downward: what overlays hold moves into an image below them. Without options that is IMAGE "
+        "into its backing file; IMAGE is empty then.",
     .notes = (const char *const[]) {
-        "With -b several layers are merged, down to that one. IMAGE is then empty and backed by it; with -d it "
-        "stays exactly as it was. With --top only the layers from that one down are merged, and the image above "
-        "it gets the base as its backing file.",
+        "With -b several layers are merged, down to that one. IMAGE is then empty and backed by it; with -d "
+        "it stays exactly as it was. With --top only the layers from that one down are merged, and the image "
+        "above it gets the base as its backing file.",
         "Layers strictly between are not valid by themselves afterwards: their own backing file has changed. "
         "They are named, and marked so that QEMU and these commands refuse them by name (qcow-amend --unmark "
         "takes the mark away); --delete deletes them as the last step. With -d they are only named, since "
@@ -70,7 +71,8 @@ static const ToolCommand command = {
         { "qcow-commit overlay.qcow2", "merge an overlay into its backing file" },
         { "qcow-commit --top tuesday.qcow2 -b base.qcow2 --delete active.qcow2",
           "merge the days up to Tuesday into the base, below the active image" },
-        { "qcow-commit --preserve other.qcow2 overlay.qcow2", "another image over the same base stays valid" },
+        { "qcow-commit --preserve other.qcow2 overlay.qcow2",
+          "another image over the same base stays valid" },
         { NULL },
     },
     .usage_status = 2,
@@ -134,8 +136,8 @@ static int run(const Tool *tool, const Qcow2OpenOptions *open_options, const Qco
 
     tool_progress_end(progress);
     if (!ok) {
-        int status = tool_progress_interrupted(progress, tool, error, "the chain reads as before; the same command"
-                                               " again completes it");
+        int status = tool_progress_interrupted(progress, tool, error,
+                                               "the chain reads as before; the same command again completes it");
         return status ? status : tool_fail(tool, image, error);
     }
     double seconds = tool_progress_seconds(progress);
