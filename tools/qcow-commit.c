@@ -137,7 +137,7 @@ static int run(const Tool *tool, const Qcow2OpenOptions *open_options, const Qco
     tool_progress_end(progress);
     if (!ok) {
         int status = tool_progress_interrupted(progress, tool, error,
-                                               "the chain reads as before; the same command again completes it");
+                                               "the chain reads as before; the same command completes it");
         return status ? status : tool_fail(tool, image, error);
     }
     double seconds = tool_progress_seconds(progress);

@@ -23,15 +23,16 @@ static const ToolCommand command = {
     .max_arguments = 1,
     .arguments_error = "Expecting one image file name",
     .description =
-        "Drops clusters that read the same without them: equal to what the backing chain gives, or zeros. In the "
-        "active layer and in every internal snapshot.",
+        "Drops clusters that read the same without them: equal to what the backing chain gives, or zeros. In "
+        "the active layer and in every internal snapshot.",
     .notes = (const char *const[]) {
-        "Data is read and compared with the layers below. A guest reads the same bytes before and after, so that "
-        "dirty bitmaps stay as they are.",
-        "Without --shrink the space becomes free inside the file, for later writes. With it, clusters from the end "
-        "move into free ones before it, holes are punched into what is still free, and the file is cut.",
-        "All or nothing, also across a crash: one write of the header switches to the new tables. Readers with -U "
-        "are kept out meanwhile.",
+        "Data is read and compared with the layers below. A guest reads the same bytes before and after, so "
+        "that dirty bitmaps stay as they are.",
+        "Without --shrink the space becomes free inside the file, for later writes. With it, clusters from the "
+        "end move into free ones before it, holes are punched into what is still free, and the file is cut.",
+        "An image in which only a few clusters could go stays as it is: new tables would need as many.",
+        "All or nothing, also across a crash: one write of the header switches to the new tables. Readers with "
+        "-U are kept out meanwhile.",
         NULL,
     },
     .entries = entries,
@@ -91,8 +92,8 @@ int main(int argc, char **argv)
     bool ok = qcow2_trim(chain, &options, &result, tool_progress_get(progress), &error);
     tool_progress_end(progress);
     if (!ok) {
-        int status = tool_progress_interrupted(progress, &tool, error, "the image reads as it did; the same command"
-                                               " starts again");
+        int status = tool_progress_interrupted(progress, &tool, error,
+                                               "the image reads as it did; the same command starts again");
         return status ? status : tool_fail(&tool, image, error);
     }
     double seconds = tool_progress_seconds(progress);
