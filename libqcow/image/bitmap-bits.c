@@ -162,17 +162,12 @@ static void clear_tail(uint8_t *page, uint64_t n_bits, uint64_t len_bytes)
     memset(page + n_bytes, 0, len_bytes - n_bytes);
 }
 
-/* A cluster of a bitmap belongs to it alone. Where counts say otherwise, freeing it would free another's. */
-static bool release(const Qcow2BitmapBits *bits, uint64_t offset, uint64_t len_bytes, GError **error)
+static bool check_counts(const Qcow2BitmapBits *bits, uint64_t offset, uint64_t len_bytes, GError **error)
 {
     const Qcow2Layout *layout = &bits->image->header.layout;
     Qcow2CountsCache *counts = qcow2_batch_counts(bits->batch);
     uint64_t n = qcow2_div_round_up(len_bytes, layout->cluster_size), count;
 
-    /* What this batch took counts from here on, so that it can be given back. */
-    if (!qcow2_batch_count_taken(bits->batch, error)) {
-        return false;
-    }
     for (uint64_t i = 0; i < n; i++) {
         uint64_t cluster = (offset >> layout->cluster_bits) + i;
         if (!qcow2_counts_cache_get(counts, cluster, &count, error)) {
@@ -184,7 +179,26 @@ static bool release(const Qcow2BitmapBits *bits, uint64_t offset, uint64_t len_b
                                  cluster << layout->cluster_bits, count);
         }
     }
-    return qcow2_batch_add(bits->batch, offset, len_bytes, -1, error);
+    return true;
+}
+
+bool qcow2_bitmap_bits_check_counts(Qcow2BitmapBits *bits, const Qcow2BitmapEntry *entry, GError **error)
+{
+    for (uint32_t i = 0; i < bits->n_pages; i++) {
+        uint64_t offset = bits->table[i] & QCOW2_BITMAP_TABLE_OFFSET;
+        if (offset != 0 && !check_counts(bits, offset, bits->image->header.layout.cluster_size, error)) {
+            return false;
+        }
+    }
+    return entry->table_offset == 0
+        || check_counts(bits, entry->table_offset, entry->table_entries * UINT64_C(8), error);
+}
+
+/* What this batch took counts from here on, so that it can be given back. */
+static bool release(const Qcow2BitmapBits *bits, uint64_t offset, uint64_t len_bytes, GError **error)
+{
+    return qcow2_batch_count_taken(bits->batch, error) && check_counts(bits, offset, len_bytes, error)
+        && qcow2_batch_add(bits->batch, offset, len_bytes, -1, error);
 }
 
 /* Gives the cluster of a page back; the page is @raw then. */

@@ -34,6 +34,12 @@ void qcow2_bitmap_bits_free(Qcow2BitmapBits *bits);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2BitmapBits, qcow2_bitmap_bits_free)
 
 /**
+ * qcow2_bitmap_bits_check_counts: that its clusters and the table of @entry belong to the bitmap alone: what
+ * a change frees must not be another's. Errors: QCOW2_ERROR_CORRUPT.
+ */
+bool qcow2_bitmap_bits_check_counts(Qcow2BitmapBits *bits, const Qcow2BitmapEntry *entry, GError **error);
+
+/**
  * qcow2_bitmap_bits_next:
  * @from: guest offset
  * @ret: dirty bytes from there on, cut at the end of the disk, of which more may follow at once; start and

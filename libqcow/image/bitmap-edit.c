@@ -94,7 +94,7 @@ static bool check_tables_apart(const Qcow2BitmapEdit *edit, GError **error)
 /* All tables are looked at before anything is written. */
 static bool check_tables(Qcow2BitmapEdit *edit, GError **error)
 {
-    if (!check_tables_apart(edit, error)) {
+    if (!check_tables_apart(edit, error) || !qcow2_batch_count_taken(edit->batch, error)) {
         return false;
     }
     for (guint i = 0; i < edit->entries->len; i++) {
@@ -103,8 +103,12 @@ static bool check_tables(Qcow2BitmapEdit *edit, GError **error)
             continue;
         }
         g_autoptr(Qcow2BitmapBits) bits =
-            qcow2_bitmap_bits_open(edit->image, NULL, entry, sectors(written_size(edit)), error);
+            qcow2_bitmap_bits_open(edit->image, edit->batch, entry, sectors(written_size(edit)), error);
         if (!bits) {
+            return false;
+        }
+        if (!qcow2_bitmap_bits_check_counts(bits, entry, error)) {
+            g_prefix_error(error, "bitmap '%s': ", entry->name);
             return false;
         }
     }

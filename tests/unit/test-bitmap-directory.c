@@ -207,6 +207,38 @@ static void test_qemu_directories(void)
     }
 }
 
+/* What is encoded is decoded to the same, and an entry of QEMU's to the same bytes. */
+static void test_encode(void)
+{
+    Qcow2Header header = test_header(1);
+    uint8_t bytes[32];
+    g_autoptr(GError) error = NULL;
+
+    put_entry(bytes);
+    g_autoptr(GArray) entries = expect_good(&header, bytes, sizeof(bytes));
+    g_autoptr(GByteArray) again = qcow2_bitmap_directory_encode(entries, &error);
+    g_assert_no_error(error);
+    g_assert_cmpmem(again->data, again->len, bytes, sizeof(bytes));
+
+    for (unsigned len = 1; len <= QCOW2_MAX_BITMAP_NAME; len += 7) {
+        Qcow2BitmapEntry more = { .name = g_strnfill(len, 'x'), .table_offset = 0x90000, .table_entries = 1,
+                                  .flags = QCOW2_BITMAP_IN_USE, .granularity_bits = 31 };
+        g_array_append_val(entries, more);
+    }
+    g_byte_array_unref(again);
+    again = qcow2_bitmap_directory_encode(entries, &error);
+    g_assert_no_error(error);
+    header.n_bitmaps = entries->len;
+    g_autoptr(GArray) decoded = expect_good(&header, again->data, again->len);
+    for (guint i = 0; i < entries->len; i++) {
+        const Qcow2BitmapEntry *a = &g_array_index(entries, Qcow2BitmapEntry, i);
+        const Qcow2BitmapEntry *b = &g_array_index(decoded, Qcow2BitmapEntry, i);
+        g_assert_cmpstr(a->name, ==, b->name);
+        g_assert_cmpuint(a->flags, ==, b->flags);
+        g_assert_cmpuint(a->granularity_bits, ==, b->granularity_bits);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -217,5 +249,6 @@ int main(int argc, char **argv)
     g_test_add_func("/bitmap-directory/extra data is skipped", test_extra_data);
     g_test_add_func("/bitmap-directory/as many as the header says", test_counts);
     g_test_add_func("/bitmap-directory/directories of QEMU", test_qemu_directories);
+    g_test_add_func("/bitmap-directory/encoded and decoded again", test_encode);
     return g_test_run();
 }
