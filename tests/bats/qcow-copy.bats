@@ -79,7 +79,7 @@ assert_only() {
     make_disk
     for options in cluster_size=512 cluster_size=64k cluster_size=2M extended_l2=on compat=0.10 refcount_bits=1 \
         refcount_bits=64 lazy_refcounts=on,cluster_size=4k; do
-        copies_as_qemu -o "$options"
+        copies_as_qemu -S 4k -o "$options"    # where extents are shared zeros stay data without -S
     done
 }
 
@@ -117,7 +117,8 @@ assert_only() {
     assert_json '."allocated-clusters" == 2'
     run -0 qcow-copy --no-reflink disk.raw new.raw
     cmp disk.raw new.raw
-    (($(blocks new.raw) <= 80)) || fail "$(blocks new.raw) KiB"
+    qemu-img convert -O raw disk.raw theirs.raw
+    (($(blocks new.raw) <= $(blocks theirs.raw) + 16)) || fail "$(blocks new.raw) KiB, and $(blocks theirs.raw)"
 }
 
 @test "copy: a raw file that ends anywhere gets whole sectors" {
