@@ -4,7 +4,6 @@
 #include "format/header-switch.h"
 #include "image/free-space.h"
 #include "image/roots.h"
-#include "image/roots.h"
 #include "io/trial.h"
 #include "util/error.h"
 
@@ -182,11 +181,6 @@ bool qcow2_batch_add(Qcow2Batch *batch, uint64_t host_offset, uint64_t len_bytes
         return true;
     }
     uint64_t first = host_offset >> bits, last = (host_offset + len_bytes - 1) >> bits;
-    if (last >= qcow2_free_space_end(batch->space)) {
-        return qcow2_corrupt(error,
-                             "an entry refers to 0x%" PRIx64 ", past the last cluster in use; run qcow-check"
-                             " -r all", host_offset);
-    }
     if (last >= qcow2_free_space_end(batch->space)) {
         return qcow2_corrupt(error,
                              "an entry refers to 0x%" PRIx64 ", past the last cluster in use; run qcow-check"
