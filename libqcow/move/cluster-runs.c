@@ -109,9 +109,10 @@ static void run_of_mixed_cluster(const Qcow2RunRules *rules, const GArray *exten
         run->guest_end = piece_end;
     }
     run->zero_mask &= ~run->data_mask;
-    run->kind = !any_data ? QCOW2_RUN_ZERO
-              : carried == end - base ? kind_of_data(rules, all_cheap)   /* a stream is always a whole cluster */
-              : QCOW2_RUN_DATA;
+    /* A stream is always a whole cluster. */
+    run->kind = !any_data             ? QCOW2_RUN_ZERO
+              : carried == end - base ? kind_of_data(rules, all_cheap)
+                                      : QCOW2_RUN_DATA;
 }
 
 bool qcow2_next_run(const Qcow2RunRules *rules, const GArray *extents, Qcow2RunCursor *cursor,
