@@ -441,6 +441,15 @@ bool qcow2_overlay_reserve(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2Preallocatio
     return qcow2_reserve(io, data.start, data.end, mode, overlay->progress, error);
 }
 
+bool qcow2_overlay_clear_tables(Qcow2Overlay *overlay, Qcow2Io *io, GError **error)
+{
+    if (!qcow2_io_zero(io, 0, qcow2_new_image_data(overlay->image).start, true, error)) {
+        g_prefix_error(error, "'%s': ", io->name);
+        return false;
+    }
+    return true;
+}
+
 /* ---- Going on ---------------------------------------------------------------------------------- */
 
 bool qcow2_overlay_save(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error)

@@ -79,6 +79,12 @@ bool qcow2_overlay_restore(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2NewIma
 /** qcow2_overlay_reserve: sets aside the space of all data that is expected, as for a new image. */
 bool qcow2_overlay_reserve(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2Preallocation mode, GError **error);
 
+/**
+ * qcow2_overlay_clear_tables: for a target that is dirty: an L2 table is written only when something is
+ * mapped there, and of what was counted zeros may have been found to be nothing.
+ */
+bool qcow2_overlay_clear_tables(Qcow2Overlay *overlay, Qcow2Io *io, GError **error);
+
 /* Writing in file order, which needs has_streams to be false: the head, all tables, then all data. */
 bool qcow2_overlay_write_head(Qcow2Overlay *overlay, Qcow2Io *io, GError **error);
 bool qcow2_overlay_write_tables(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error);

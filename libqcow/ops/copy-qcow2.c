@@ -102,6 +102,7 @@ static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Tar
     };
 
     if (!overlay || !qcow2_fill_count(&fill, error)
+        || (!qcow2_target_is_new(target) && !qcow2_overlay_clear_tables(overlay, io, error))
         || (reserves && !copy->options->compress && !qcow2_overlay_reserve(overlay, io, mode, error))
         || !qcow2_fill_write(&fill, io, &copy->result.output_size, error)) {
         return false;

@@ -329,6 +329,28 @@ assert_only() {
     cmp -n 16777216 target.raw expected.raw
 }
 
+@test "copy: qcow2 over old bytes: tables for which only zeros were found, compressed clusters, ends of clusters" {
+    require nbdkit
+    truncate -s 3000K disk.raw
+    dd if=/dev/zero of=disk.raw bs=64K count=20 conv=notrunc status=none
+    guest_write disk.raw 2000K 10K A
+    guest_write disk.raw 2999K 1K B
+    head -c 20M /dev/zero | tr '\0' 'Z' >target.raw
+    start_nbdkit target.sock file target.raw
+    for options in "-o cluster_size=512" "-o cluster_size=64k" "-c -o cluster_size=4k" "-o cluster_size=16k,extended_l2=on" \
+        "-o cluster_size=1k,compat=0.10"; do
+        # shellcheck disable=SC2086  # several words
+        run -0 qcow-copy -S 4k -O qcow2 $options disk.raw 'nbd+unix:///?socket=target.sock'
+        assert_clean target.raw
+        assert_same_content disk.raw target.raw
+        # What is past the end of the disk must not show when it grows.
+        cp target.raw grown.qcow2
+        qemu-img resize -q grown.qcow2 4M
+        assert_guest_zero grown.qcow2 3000K 1096K
+        head -c 20M /dev/zero | tr '\0' 'Z' | dd of=target.raw conv=notrunc status=none
+    done
+}
+
 @test "copy: a target over NBD that is too small is left alone" {
     require nbdkit
     make_disk
