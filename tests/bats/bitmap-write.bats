@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# shellcheck disable=SC2154  # bats and the helpers set output, stderr, status, lines, daemon_pid
+# shellcheck disable=SC2154,SC2030,SC2031  # bats and the helpers set output, stderr, status, lines, daemon_pid
 # Dirty bitmaps that are made and changed by ours and read by QEMU, and those of images whose contents change.
 
 load helpers
@@ -271,7 +271,8 @@ says_the_same() {
     run -1 qcow-bitmap --merge b -b other.qcow2 a.qcow2 new
     assert_output_has "Bitmap 'b' is inconsistent and cannot be used"
     qcow-bitmap --remove a.qcow2 b
-    assert_same_json "$(bitmaps a.qcow2 | jq 'map([.name, .flags])')" '[["c", ["in-use", "auto"]], ["new", ["auto"]]]'
+    assert_same_json "$(bitmaps a.qcow2 | jq 'map([.name, .flags])')" \
+        '[["c", ["in-use", "auto"]], ["new", ["auto"]]]'
     qcow-bitmap --remove a.qcow2 c
     assert_clean a.qcow2
 }
