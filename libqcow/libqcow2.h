@@ -586,6 +586,51 @@ bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const
 /** qcow2_unmark: removes the mark that qcow2_commit() left on an image. Errors: QCOW2_ERROR_EXISTS. */
 bool qcow2_unmark(const char *image, GError **error);
 
+typedef enum { QCOW2_PLAN_COMMIT, QCOW2_PLAN_PULL } Qcow2PlanKind;
+
+/** One command of a way. */
+typedef struct Qcow2PlanStep {
+    Qcow2PlanKind kind;
+    unsigned layer;                 /* COMMIT: the top that is merged; PULL: the image that is pulled into */
+    unsigned other;                 /* COMMIT: the base; PULL: the new backing file; past the last: none */
+    uint64_t bytes, clusters;       /* as the operation will count them */
+    uint64_t bytes_read, bytes_written, metadata_written;
+    double seconds;                 /* an estimate, from the bytes */
+} Qcow2PlanStep;
+
+/** One way to drop a group. */
+typedef struct Qcow2PlanWay {
+    unsigned target;                /* the layer whose file holds it all then */
+    Qcow2PlanStep *steps;
+    unsigned n_steps;
+    unsigned *invalid;              /* layers whose file does not hold its point in time any more */
+    unsigned n_invalid;
+    uint64_t bytes_read, bytes_written, metadata_written;
+    double seconds;
+} Qcow2PlanWay;
+
+/** Neighbouring layers that are dropped, and the ways to do it, the cheapest first. */
+typedef struct Qcow2PlanGroup {
+    unsigned first, last;
+    Qcow2PlanWay *ways;
+    unsigned n_ways;
+} Qcow2PlanGroup;
+
+typedef struct Qcow2Plan {
+    Qcow2PlanGroup *groups;         /* from the top down */
+    unsigned n_groups;
+} Qcow2Plan;
+
+/**
+ * qcow2_plan_new:
+ * @drop: layers of @chain, by name or "[2]"; NULL-terminated
+ *
+ * What each way to drop these points in time costs, from metadata alone.
+ */
+Qcow2Plan *qcow2_plan_new(Qcow2Chain *chain, char *const *drop, GError **error);
+void qcow2_plan_free(Qcow2Plan *plan);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Plan, qcow2_plan_free)
+
 typedef struct Qcow2TrimOptions {
     bool shrink;                    /* also move data down, and give free space back to the file system */
 } Qcow2TrimOptions;

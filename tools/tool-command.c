@@ -35,6 +35,7 @@ static const ToolText keeping[] = {
 };
 
 static const ToolText merging[] = {
+    { "plan", "tell what dropping points in time from a chain costs, and do it the cheapest way" },
     { "commit", "merge downward: overlays into an image below them" },
     { "pull", "merge upward: make an image independent of layers below it" },
     { "trim", "drop clusters that read the same without them, and give space back" },
@@ -169,7 +170,8 @@ static const ToolSharedOption shared_options[] = {
         "Worker threads (default: the processors it may use, 16 at most)", "N" } },
     { TOOL_DRY_RUN, TOOL_SECTION_RUN,
       { "dry-run", 0, 0, G_OPTION_ARG_NONE, MEMBER(dry_run),
-        "Change nothing; print what would be moved, grown and freed, and whether the space is there", NULL } },
+        "Change nothing; print what would be moved, grown and freed, and whether the space is there",
+        NULL } },
     { TOOL_RATE, TOOL_SECTION_RUN,
       { "rate", 0, 0, G_OPTION_ARG_FILENAME, MEMBER(rate_text),
         "Move at most so much a second; K, M, G... are powers of 1024", "BYTES" } },

@@ -67,6 +67,7 @@ int tool_print_dry_run(const Tool *tool, const Qcow2DryRun *run, const char *ima
         return tool_finish(tool, 0);
     }
     g_autofree char *needed = qcow2_format_size(run->needed), *available = qcow2_format_size(run->available);
-    tool_fail_message(tool, "'%s': not enough space: %s are needed and %s available", image, needed, available);
+    tool_fail_message(tool, "'%s': not enough space: %s are needed and %s available", image, needed,
+                      available);
     return tool_finish(tool, 1);
 }

@@ -1,0 +1,93 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck disable=SC2154  # bats and the helpers set output, stderr, status
+# qcow-plan: what each way to drop points in time costs, compared with what the commands count then.
+
+load helpers
+
+# make_days: base <- monday <- tuesday <- active, with data of their own over each other, and a snapshot
+make_days() {
+    CHAIN_SIZE=16M make_chain base.qcow2 monday.qcow2 tuesday.qcow2 active.qcow2
+    guest_write base.qcow2 0 8M A
+    guest_write monday.qcow2 1M 4M B
+    guest_write_compressed monday.qcow2 9M 1M C
+    guest_zero monday.qcow2 6M 512K
+    guest_write tuesday.qcow2 2M 1M D
+    snapshot tuesday.qcow2 noon
+    guest_write tuesday.qcow2 100K 5K E
+    guest_write active.qcow2 4M 3M F
+}
+
+# counts FILE: bytes and clusters of a summary
+counts() {
+    jq -c '[.bytes, .clusters]' "$1"
+}
+
+@test "plan: the chain is drawn, the cheapest way first" {
+    make_days
+    run -0 qcow-plan --drop=tuesday.qcow2 active.qcow2
+    assert_output_has "[2] monday.qcow2" "[1] tuesday.qcow2   (drop)" "cheapest: reads " "To drop [1]:"
+    run -0 qcow-plan --drop=tuesday.qcow2 --output=json active.qcow2
+    assert_json '.chain == ["active.qcow2", "tuesday.qcow2", "monday.qcow2", "base.qcow2"]'
+    assert_json '.groups | length == 1 and (.[0].ways | length == 2)'
+    assert_json '.groups[0].ways | .[0].seconds <= .[1].seconds'
+    assert_json '[.groups[0].ways[] | select(.steps[0].operation == "pull")][0].invalid == []'
+    assert_json '[.groups[0].ways[] | select(.steps[0].operation == "commit")][0].invalid == ["tuesday.qcow2"]'
+}
+
+@test "plan: bytes and clusters are those that the commands count" {
+    local way
+    for way in "qcow-pull -b monday.qcow2 active.qcow2" "qcow-commit -b tuesday.qcow2 active.qcow2"; do
+        rm -f ./*.qcow2
+        make_days
+        qemu-img snapshot -d noon tuesday.qcow2
+        run -0 qcow-plan --drop=tuesday.qcow2 --output=json active.qcow2
+        jq --arg way "$way" '.groups[0].ways[].steps[] | select(.command == $way)' <<<"$output" >planned.json
+        # shellcheck disable=SC2086  # a command line
+        $way --output=json >done.json
+        [[ $(counts planned.json) == "$(counts done.json)" ]] ||
+            fail "$way: planned $(counts planned.json), done $(counts done.json)"
+    done
+}
+
+@test "plan: several neighbours, every file that can hold them, in both orders" {
+    make_days
+    run -0 qcow-plan --drop=tuesday.qcow2 --drop='[2]' --output=json active.qcow2
+    assert_json '.groups | length == 1 and .[0].first == 1 and .[0].last == 2'
+    assert_json '.groups[0].ways | length == 4'
+    assert_json '[.groups[0].ways[].steps | length] | sort == [1, 1, 2, 2]'
+}
+
+@test "plan: points that are no neighbours are planned apart" {
+    make_days
+    run -0 qcow-plan --drop='[1]' --drop='[3]' --output=json active.qcow2
+    assert_json '[.groups[] | .first] == [1, 3]'
+}
+
+@test "plan --run: the cheapest way; everything that stays reads the same" {
+    make_days
+    active_raw active.qcow2 active.raw
+    active_raw monday.qcow2 monday.raw
+    qcow-plan -q --run --drop=tuesday.qcow2 active.qcow2
+    assert_same_content active.qcow2 active.raw
+    assert_same_content monday.qcow2 monday.raw
+    assert_clean active.qcow2
+    run -0 qcow-info --backing-chain --output=json active.qcow2
+    assert_json '[.[].filename] | index("tuesday.qcow2") == null or length == 4'
+    qcow-plan -q --run --drop=monday.qcow2 --drop=base.qcow2 active.qcow2
+    assert_same_content active.qcow2 active.raw
+    assert_clean active.qcow2
+}
+
+@test "plan: reads only, and refuses what makes no sense" {
+    make_days
+    remember_image active.qcow2 tuesday.qcow2 monday.qcow2 base.qcow2
+    qcow-plan --drop=monday.qcow2 active.qcow2 >/dev/null
+    assert_image_unchanged active.qcow2 tuesday.qcow2 monday.qcow2 base.qcow2
+    run -1 qcow-plan --drop=active.qcow2 active.qcow2
+    assert_output_has "cannot be dropped"
+    run -1 qcow-plan --drop=other.qcow2 active.qcow2
+    assert_output_has "not a layer"
+    run -2 qcow-plan active.qcow2
+    run -2 qcow-plan --drop='[1]'
+}

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* qcow-plan: what it costs to drop points in time from a chain. */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "tool-output.h"
+#include "tool-progress.h"
+
+static char **drop;
+static gboolean run_it;
+
+static const GOptionEntry entries[] = {
+    { "drop", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &drop,
+      "A layer whose point in time is not needed any more: its name or [INDEX]; may be given again",
+      "LAYER" },
+    { "run", 0, 0, G_OPTION_ARG_NONE, &run_it, "Do it, each group the cheapest way", NULL },
+    { NULL },
+};
+
+static const ToolCommand command = {
+    .name = "qcow-plan",
+    .synopses = (const char *const[]) { "[OPTION...] --drop=LAYER... TOP", NULL },
+    .arguments = (const char *const[]) { "TOP", NULL },
+    .min_arguments = 1,
+    .max_arguments = 1,
+    .arguments_error = "Expecting one image file name",
+    .description =
+        "Tells what it costs to drop points in time from a backing chain: what pulling and committing "
+        "would read and write, in every order, and which files hold what then. Draws the chain.",
+    .notes = (const char *const[]) {
+        "Neighbouring layers that go are a group. Pulled into the layer above it, the files that go are "
+        "not changed; committed into a file of the group, that file holds the layer above then, and the "
+        "others are not valid by themselves.",
+        "The bytes and clusters are those that qcow-pull and qcow-commit will count, found from metadata "
+        "alone; the time is an estimate from them, at 2 GiB a second.",
+        "A merge that would change what other images or internal snapshots read is refused when it is "
+        "run, with their names.",
+        NULL,
+    },
+    .entries = entries,
+    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_FORCE_SHARE | TOOL_IMAGE | TOOL_OUTPUT | TOOL_PROGRESS,
+    .exit_codes = (const ToolText[]) {
+        { "0", "The plan was printed, or run." },
+        { "1", "Failed." },
+        { "2", "Wrong usage." },
+        { NULL },
+    },
+    .examples = (const ToolText[]) {
+        { "qcow-plan --drop=tuesday.qcow2 --drop=wednesday.qcow2 active.qcow2", "what two days would cost" },
+        { "qcow-plan --run --drop='[1]' active.qcow2", "drop the layer below the active one" },
+        { NULL },
+    },
+    .usage_status = 2,
+};
+
+/* ---- Names ------------------------------------------------------------------------------------- */
+
+static char *layer_name(Qcow2Chain *chain, unsigned index)
+{
+    Qcow2ImageInfo info;
+
+    return qcow2_chain_get_info(chain, index, &info, NULL) ? g_strdup(info.filename) : g_strdup("?");
+}
+
+static char *shown_name(Qcow2Chain *chain, unsigned index)
+{
+    g_autofree char *name = layer_name(chain, index);
+
+    return qcow2_escape_name(name, -1);
+}
+
+static char *command_of(Qcow2Chain *chain, const Qcow2PlanStep *step)
+{
+    g_autofree char *layer = shown_name(chain, step->layer);
+    g_autofree char *top = shown_name(chain, 0);
+    bool has_other = step->other < qcow2_chain_n_layers(chain);
+    g_autofree char *other = has_other ? shown_name(chain, step->other) : NULL;
+
+    if (step->kind == QCOW2_PLAN_PULL) {
+        return has_other ? g_strdup_printf("qcow-pull -b %s %s", other, layer)
+                         : g_strdup_printf("qcow-pull %s", layer);
+    }
+    return step->layer == 0 ? g_strdup_printf("qcow-commit -b %s %s", other, top)
+                            : g_strdup_printf("qcow-commit --top %s -b %s %s", layer, other, top);
+}
+
+/* ---- For people -------------------------------------------------------------------------------- */
+
+static bool is_dropped(const Qcow2Plan *plan, unsigned layer)
+{
+    for (unsigned i = 0; i < plan->n_groups; i++) {
+        if (layer >= plan->groups[i].first && layer <= plan->groups[i].last) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void draw_chain(Qcow2Chain *chain, const Qcow2Plan *plan)
+{
+    for (unsigned i = 0; i < qcow2_chain_n_layers(chain); i++) {
+        g_autofree char *name = shown_name(chain, i);
+        printf("%s[%u] %s%s\n", i > 0 ? "  |\n" : "", i, name, is_dropped(plan, i) ? "   (drop)" : "");
+    }
+}
+
+static void print_way(Qcow2Chain *chain, const Qcow2PlanWay *way, bool cheapest)
+{
+    g_autofree char *read = qcow2_format_size(way->bytes_read);
+    g_autofree char *written = qcow2_format_size(way->bytes_written);
+    g_autofree char *metadata = qcow2_format_size(way->metadata_written);
+
+    printf("  %s reads %s, writes %s and %s of metadata, about %.2f seconds\n",
+           cheapest ? "cheapest:" : "or:", read, written, metadata, way->seconds);
+    for (unsigned i = 0; i < way->n_steps; i++) {
+        g_autofree char *text = command_of(chain, &way->steps[i]);
+        printf("      %s   (%" PRIu64 " bytes, %" PRIu64 " clusters)\n", text, way->steps[i].bytes,
+               way->steps[i].clusters);
+    }
+    for (unsigned i = 0; i < way->n_invalid; i++) {
+        g_autofree char *name = shown_name(chain, way->invalid[i]);
+        printf("      does not hold its point in time then: %s\n", name);
+    }
+}
+
+static void print_plan(Qcow2Chain *chain, const Qcow2Plan *plan)
+{
+    draw_chain(chain, plan);
+    for (unsigned i = 0; i < plan->n_groups; i++) {
+        const Qcow2PlanGroup *group = &plan->groups[i];
+        if (group->first == group->last) {
+            printf("\nTo drop [%u]:\n", group->first);
+        } else {
+            printf("\nTo drop [%u] to [%u]:\n", group->first, group->last);
+        }
+        for (unsigned j = 0; j < group->n_ways; j++) {
+            print_way(chain, &group->ways[j], j == 0);
+        }
+    }
+}
+
+/* ---- JSON -------------------------------------------------------------------------------------- */
+
+static void add_costs(GVariantBuilder *object, uint64_t read, uint64_t written, uint64_t metadata,
+                      double seconds)
+{
+    tool_json_add_uint(object, "bytes-read", read);
+    tool_json_add_uint(object, "bytes-written", written);
+    tool_json_add_uint(object, "metadata-written", metadata);
+    tool_json_add(object, "seconds", g_variant_new_double(seconds));
+}
+
+static GVariant *step_object(Qcow2Chain *chain, const Qcow2PlanStep *step)
+{
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+    g_autofree char *text = command_of(chain, step);
+
+    tool_json_add_string(&object, "operation", step->kind == QCOW2_PLAN_PULL ? "pull" : "commit");
+    tool_json_add_string(&object, "command", text);
+    tool_json_add_uint(&object, "bytes", step->bytes);
+    tool_json_add_uint(&object, "clusters", step->clusters);
+    add_costs(&object, step->bytes_read, step->bytes_written, step->metadata_written, step->seconds);
+    return g_variant_builder_end(&object);
+}
+
+static bool is_invalid(const Qcow2PlanWay *way, unsigned layer)
+{
+    for (unsigned i = 0; i < way->n_invalid; i++) {
+        if (way->invalid[i] == layer) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static GVariant *names_array(Qcow2Chain *chain, const Qcow2PlanWay *way, bool invalid)
+{
+    GVariantBuilder array = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE("av"));
+
+    for (unsigned i = 0; i < qcow2_chain_n_layers(chain); i++) {
+        g_autofree char *name = shown_name(chain, i);
+        if (is_invalid(way, i) == invalid) {
+            g_variant_builder_add(&array, "v", g_variant_new_string(name));
+        }
+    }
+    return g_variant_builder_end(&array);
+}
+
+static GVariant *way_object(Qcow2Chain *chain, const Qcow2PlanWay *way)
+{
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+    GVariantBuilder steps = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE("av"));
+
+    for (unsigned i = 0; i < way->n_steps; i++) {
+        g_variant_builder_add(&steps, "v", step_object(chain, &way->steps[i]));
+    }
+    tool_json_add(&object, "steps", g_variant_builder_end(&steps));
+    add_costs(&object, way->bytes_read, way->bytes_written, way->metadata_written, way->seconds);
+    tool_json_add(&object, "valid", names_array(chain, way, false));
+    tool_json_add(&object, "invalid", names_array(chain, way, true));
+    return g_variant_builder_end(&object);
+}
+
+static GVariant *group_object(Qcow2Chain *chain, const Qcow2PlanGroup *group)
+{
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+    GVariantBuilder ways = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE("av"));
+
+    for (unsigned i = 0; i < group->n_ways; i++) {
+        g_variant_builder_add(&ways, "v", way_object(chain, &group->ways[i]));
+    }
+    tool_json_add_uint(&object, "first", group->first);
+    tool_json_add_uint(&object, "last", group->last);
+    tool_json_add(&object, "ways", g_variant_builder_end(&ways));
+    return g_variant_builder_end(&object);
+}
+
+static bool print_json(const Tool *tool, Qcow2Chain *chain, const Qcow2Plan *plan)
+{
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+    GVariantBuilder layers = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE("av"));
+    GVariantBuilder groups = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE("av"));
+
+    for (unsigned i = 0; i < qcow2_chain_n_layers(chain); i++) {
+        g_autofree char *name = shown_name(chain, i);
+        g_variant_builder_add(&layers, "v", g_variant_new_string(name));
+    }
+    for (unsigned i = 0; i < plan->n_groups; i++) {
+        g_variant_builder_add(&groups, "v", group_object(chain, &plan->groups[i]));
+    }
+    tool_json_add(&object, "chain", g_variant_builder_end(&layers));
+    tool_json_add(&object, "groups", g_variant_builder_end(&groups));
+    return tool_print_json(tool, g_variant_builder_end(&object));
+}
+
+/* ---- Doing it ---------------------------------------------------------------------------------- */
+
+/* A step with the names of its files, for when the chain is closed. */
+typedef struct Job {
+    Qcow2PlanKind kind;
+    char *layer, *other;          /* other: NULL for no backing file */
+    bool is_top;
+} Job;
+
+static void clear_job(gpointer job)
+{
+    g_free(((Job *)job)->layer);
+    g_free(((Job *)job)->other);
+}
+
+/* The lowest group first: what is above it is then found as it was planned. */
+static GArray *jobs_of(Qcow2Chain *chain, const Qcow2Plan *plan)
+{
+    GArray *jobs = g_array_new(FALSE, FALSE, sizeof(Job));
+
+    g_array_set_clear_func(jobs, clear_job);
+    for (unsigned i = plan->n_groups; i-- > 0;) {
+        const Qcow2PlanWay *way = &plan->groups[i].ways[0];
+        for (unsigned j = 0; j < way->n_steps; j++) {
+            const Qcow2PlanStep *step = &way->steps[j];
+            bool has_other = step->other < qcow2_chain_n_layers(chain);
+            Job job = {
+                step->kind, layer_name(chain, step->layer),
+                has_other ? layer_name(chain, step->other) : NULL, step->layer == 0,
+            };
+            g_array_append_val(jobs, job);
+        }
+    }
+    return jobs;
+}
+
+static bool run_pull(const Tool *tool, const Job *job, Qcow2Progress *progress, GError **error)
+{
+    const Qcow2PullOptions options = { .base = job->other };
+    g_autoptr(Qcow2Chain) chain = tool_open_exclusive(tool, job->layer, NULL, error);
+    Qcow2MoveResult result;
+
+    return chain && qcow2_pull(chain, &options, &result, progress, error);
+}
+
+static bool run_commit(const Tool *tool, const Job *job, Qcow2Progress *progress, GError **error)
+{
+    const Qcow2OpenOptions open_options = tool_open_options(tool, tool->format);
+    const Qcow2CommitOptions options = { .base = job->other, .top = job->is_top ? NULL : job->layer };
+    g_auto(Qcow2CommitResult) result = { 0 };
+
+    return qcow2_commit(tool->arguments[0], &open_options, &options, &result, progress, error);
+}
+
+static int run_jobs(const Tool *tool, const GArray *jobs)
+{
+    g_autoptr(ToolProgress) progress = tool_progress_start(tool, tool->json);
+    g_autoptr(GError) error = NULL;
+    bool ok = true;
+
+    for (guint i = 0; ok && i < jobs->len; i++) {
+        const Job *job = &g_array_index(jobs, Job, i);
+        ok = job->kind == QCOW2_PLAN_PULL ? run_pull(tool, job, tool_progress_get(progress), &error)
+                                          : run_commit(tool, job, tool_progress_get(progress), &error);
+    }
+    tool_progress_end(progress);
+    if (!ok) {
+        int status = tool_progress_interrupted(progress, tool, error,
+                                               "the chain reads as before; plan again to go on");
+        return status ? status : tool_fail(tool, tool->arguments[0], error);
+    }
+    return tool_finish(tool, 0);
+}
+
+static GArray *plan(const Tool *tool, GError **error)
+{
+    g_autoptr(Qcow2Chain) chain = tool_open(tool, tool->arguments[0], tool->format, error);
+    g_autoptr(Qcow2Plan) found = chain ? qcow2_plan_new(chain, drop, error) : NULL;
+
+    if (!found) {
+        return NULL;
+    }
+    if (tool->json && !print_json(tool, chain, found)) {
+        g_set_error(error, QCOW2_ERROR, QCOW2_ERROR_FAILED, "the plan could not be printed");
+        return NULL;
+    }
+    if (!tool->json && !tool->quiet) {
+        print_plan(chain, found);
+    }
+    return jobs_of(chain, found);
+}
+
+int main(int argc, char **argv)
+{
+    g_auto(Tool) tool = { 0 };
+    g_autoptr(GError) error = NULL;
+
+    tool_start(&tool, &command, argc, argv);
+    if (!drop) {
+        tool_usage(&tool, "Must specify what to drop (--drop)");
+    }
+    if (run_it && tool.force_share) {
+        tool_usage(&tool, "force-share=on can only be used with read-only images");
+    }
+    g_autoptr(GArray) jobs = plan(&tool, &error);
+    if (!jobs) {
+        return tool_fail(&tool, tool.arguments[0], error);
+    }
+    return run_it ? run_jobs(&tool, jobs) : tool_finish(&tool, 0);
+}
