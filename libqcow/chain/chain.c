@@ -296,9 +296,9 @@ static bool find_by_name(Qcow2Chain *chain, const char *word, unsigned *ret_inde
         }
         if (!exists) {
             return qcow2_fail(error, QCOW2_ERROR_NOT_FOUND,
-                              "'%s': '%s' is not a layer of its backing chain; qcow-info --backing-chain"
+                              "'%s': '%s' is not a layer of its backing chain%s; qcow-info --backing-chain"
                               " lists the layers",
-                              qcow2_chain_layer_name(chain, 0), word);
+                              qcow2_chain_layer_name(chain, 0), word, is_file ? " (already merged?)" : "");
         }
     }
 }

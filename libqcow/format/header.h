@@ -24,6 +24,7 @@
 #define QCOW2_EXT_BITMAPS        UINT32_C(0x23852875)
 #define QCOW2_EXT_ENCRYPTION     UINT32_C(0x0537be77)
 #define QCOW2_EXT_DATA_FILE      UINT32_C(0x44415441)
+#define QCOW2_EXT_MERGED         UINT32_C(0x514d5247) /* "QMRG": ours, see ops/merge-note.c */
 #define QCOW2_EXT_DELTA          UINT32_C(0x51444c54) /* "QDLT": ours, see docs/delta-extension.md */
 
 /* QEMU's own limits: what it opens, this library opens. */

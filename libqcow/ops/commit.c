@@ -11,7 +11,9 @@
  *   4  base: one header write with its new tables; flush   both versions of the chain, which read the same
  *   5  the layer above top, and top, name base; or the     the same
  *      image itself is emptied; one header write each
- *   6  layers between are marked; deleted if asked for     done; marked layers are refused by name
+ *      with a note there of the layers that are left over
+ *   6  layers between are marked; deleted if asked for     the same; the next commit goes on from the note
+ *   7  the note is removed                                 done; marked layers are refused by name
  */
 #include <string.h>
 
@@ -27,13 +29,25 @@ void qcow2_merge_init(Qcow2Merge *merge, const Qcow2CommitOptions *options, Qcow
         .options = options,
         .kept = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_dependent_free),
         .others = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_chain_free),
+        .invalid = g_ptr_array_new(),
+        .unmarked = g_ptr_array_new(),
+        .deleted = g_ptr_array_new(),
         .result = result,
         .progress = progress,
     };
 }
 
+static char **take_names(GPtrArray **names)
+{
+    g_ptr_array_add(*names, NULL);
+    return (char **)g_ptr_array_free(g_steal_pointer(names), FALSE);
+}
+
 void qcow2_merge_clear(Qcow2Merge *merge)
 {
+    merge->result->invalid = take_names(&merge->invalid);
+    merge->result->unmarked = take_names(&merge->unmarked);
+    merge->result->deleted = take_names(&merge->deleted);
     g_clear_pointer(&merge->kept, g_ptr_array_unref);
     g_clear_pointer(&merge->others, g_ptr_array_unref);
     g_clear_pointer(&merge->top_chain, qcow2_chain_free);
@@ -204,7 +218,8 @@ bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const
 
     *ret_result = (Qcow2CommitResult) { 0 };
     qcow2_merge_init(&merge, options, ret_result, progress);
-    bool ok = scout(&merge, image, open_options, error)
+    bool ok = qcow2_merge_finish(&merge, image, open_options, error)
+           && scout(&merge, image, open_options, error)
            && open_chain(&merge, image, open_options, error)
            && qcow2_merge_run(&merge, error);
     if (ok) {

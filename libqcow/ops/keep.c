@@ -268,6 +268,10 @@ static bool run(Keeping *self, GError **error)
     if (keep->set_backing) {
         qcow2_batch_set_backing(self->batch, keep->backing_name, keep->backing_format);
     }
+    if (keep->merge_note) {
+        qcow2_batch_set_ext(self->batch, QCOW2_EXT_MERGED, g_bytes_get_data(keep->merge_note, NULL),
+                            g_bytes_get_size(keep->merge_note));
+    }
     return keep_snapshots(self, error)
         && (keep->snapshots_only || keep_state(self, NULL, &result, &bytes, error))
         /* What a snapshot shared with the active layer may be the active layer's alone now. */

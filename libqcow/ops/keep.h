@@ -18,6 +18,7 @@ typedef struct Qcow2Keep {
     bool snapshots_only;          /* the active layer is not looked at */
     bool set_backing;             /* the header gets these names: */
     const char *backing_name, *backing_format;    /* NULL: none */
+    GBytes *merge_note;           /* NULL, or to be recorded with them, see ops/merge.h */
     bool compare_data;            /* look at bytes where metadata cannot tell */
     bool compress, no_reflink;
 } Qcow2Keep;

@@ -34,7 +34,7 @@ static bool drop_everything(Qcow2Batch *batch, Qcow2Image *image, GError **error
         && qcow2_editor_finish(editor, &header->l1_offset, &header->l1_entries, error);
 }
 
-static bool empty_image(const Qcow2Merge *merge, GError **error)
+static bool empty_image(const Qcow2Merge *merge, GBytes *note, GError **error)
 {
     Qcow2Image *image = qcow2_chain_image(merge->chain, 0);
     g_autofree char *name = qcow2_chain_backing_name(merge->chain, 0, merge->base);
@@ -44,6 +44,9 @@ static bool empty_image(const Qcow2Merge *merge, GError **error)
 
     if (ok && merge->base > 1) {
         qcow2_batch_set_backing(batch, name, merge->base_format);
+    }
+    if (ok && note) {
+        qcow2_batch_set_ext(batch, QCOW2_EXT_MERGED, g_bytes_get_data(note, NULL), g_bytes_get_size(note));
     }
     ok = ok && qcow2_batch_commit(batch, error) && qcow2_batch_cut_end(batch, error)
       && qcow2_image_trim_end(image, error);
@@ -67,7 +70,7 @@ static bool repoint(const Qcow2Merge *merge, unsigned index, GError **error)
  * The layer above top reads past top's end what base has there, unless it keeps its zeros: that is found by
  * ops/keep.c, which re-points in the same step.
  */
-static bool repoint_above(Qcow2Merge *merge, GError **error)
+static bool repoint_above(Qcow2Merge *merge, GBytes *note, GError **error)
 {
     unsigned above = merge->top - 1;
     g_autoptr(Qcow2Chain) chain = qcow2_chain_tail(merge->chain, above, error);
@@ -80,6 +83,7 @@ static bool repoint_above(Qcow2Merge *merge, GError **error)
         .set_backing = true,
         .backing_name = name,
         .backing_format = merge->base_format,
+        .merge_note = note,
         .no_reflink = merge->options->no_reflink,
     };
 
@@ -102,32 +106,36 @@ static bool is_kept(const Qcow2Merge *merge, unsigned index)
     return false;
 }
 
-static bool mark_layers(Qcow2Merge *merge, GPtrArray *invalid, GPtrArray *unmarked, GError **error)
+bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index)
+{
+    return index > merge->top && index < merge->base && !is_kept(merge, index);
+}
+
+static bool mark_layers(Qcow2Merge *merge, GError **error)
 {
     g_autofree char *base = g_path_get_basename(qcow2_chain_layer(merge->chain, merge->base)->place->target);
 
     for (unsigned i = merge->top + 1; i < merge->base; i++) {
         const char *name = qcow2_chain_layer_name(merge->chain, i);
         bool marked = false;
-        if (is_kept(merge, i)) {
+        if (!qcow2_merge_is_retired(merge, i)) {
             continue;
         }
-        g_ptr_array_add(invalid, g_strdup(name));
+        g_ptr_array_add(merge->invalid, g_strdup(name));
         /* An image left as it was still reads through them. */
         if (!merge->options->keep_image || merge->top > 0) {
             if (!qcow2_image_mark_merged(qcow2_chain_image(merge->chain, i), base, &marked, error)) {
-                g_prefix_error(error, "'%s': ", name);
-                return false;
+                return name_file(merge, i, false, error);
             }
         }
         if (!marked) {
-            g_ptr_array_add(unmarked, g_strdup(name));
+            g_ptr_array_add(merge->unmarked, g_strdup(name));
         }
     }
     return true;
 }
 
-static bool delete_layers(Qcow2Merge *merge, GPtrArray *deleted, GError **error)
+static bool delete_layers(Qcow2Merge *merge, GError **error)
 {
     unsigned first = merge->top > 0 ? merge->top : 1;
 
@@ -144,33 +152,25 @@ static bool delete_layers(Qcow2Merge *merge, GPtrArray *deleted, GError **error)
             return qcow2_fail_errno(error, errno, "'%s': the merge is done, but deleting it failed",
                                     place->shown);
         }
-        g_ptr_array_add(deleted, g_strdup(place->shown));
+        g_ptr_array_add(merge->deleted, g_strdup(place->shown));
     }
     return true;
 }
 
-static char **take_names(GPtrArray *names)
+static bool retire_layers(Qcow2Merge *merge, bool has_note, unsigned above, GError **error)
 {
-    g_ptr_array_add(names, NULL);
-    return (char **)g_ptr_array_free(names, FALSE);
-}
-
-static bool retire_layers(Qcow2Merge *merge, GError **error)
-{
-    GPtrArray *invalid = g_ptr_array_new(), *unmarked = g_ptr_array_new(), *deleted = g_ptr_array_new();
-    bool ok = mark_layers(merge, invalid, unmarked, error) && delete_layers(merge, deleted, error);
-
-    merge->result->invalid = take_names(invalid);
-    merge->result->unmarked = take_names(unmarked);
-    merge->result->deleted = take_names(deleted);
-    return ok;
+    return mark_layers(merge, error)
+        && delete_layers(merge, error)
+        && (!has_note || qcow2_merge_clear_note(merge, above, error));
 }
 
 bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error)
 {
-    bool ok = merge->top > 0                ? repoint_above(merge, error)
+    unsigned above = merge->top > 0 ? merge->top - 1 : 0;
+    g_autoptr(GBytes) note = qcow2_merge_note(merge, above);
+    bool ok = merge->top > 0                ? repoint_above(merge, note, error)
             : merge->options->keep_image    ? true
-                                            : empty_image(merge, error);
+                                            : empty_image(merge, note, error);
 
     /* Top is valid over base as well, and must not lead through layers that are not. */
     if (ok && merge->top > 0 && merge->base > merge->top + 1) {
@@ -181,7 +181,7 @@ bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error)
                        qcow2_chain_layer_name(merge->chain, merge->base));
         return false;
     }
-    return retire_layers(merge, error);
+    return retire_layers(merge, note != NULL, above, error);
 }
 
 bool qcow2_unmark(const char *image, GError **error)

@@ -17,6 +17,7 @@ typedef struct Qcow2Merge {
     const char *base_format;      /* to be recorded */
     GPtrArray *kept;              /* Qcow2Dependent: images that stay valid, lowest first */
     GPtrArray *others;            /* Qcow2Chain: other images that these are backed by */
+    GPtrArray *invalid, *unmarked, *deleted;    /* names for the result */
     Qcow2CommitResult *result;
     Qcow2Progress *progress;
 } Qcow2Merge;
@@ -50,6 +51,19 @@ bool qcow2_merge_find_dependents(Qcow2Merge *merge, GError **error);
 
 /** qcow2_merge_into_base: the data, and the bitmaps. */
 bool qcow2_merge_into_base(Qcow2Merge *merge, GError **error);
+
+/**
+ * qcow2_merge_note: what the image @index of the chain, which gets base as its backing file, has to remember until the
+ * merged layers are marked or deleted; NULL when nothing is to be done, or its header has no room.
+ */
+GBytes *qcow2_merge_note(const Qcow2Merge *merge, unsigned index);
+bool qcow2_merge_clear_note(const Qcow2Merge *merge, unsigned index, GError **error);
+
+/** qcow2_merge_finish: what an interrupted commit of this image had left to do, from its note. */
+bool qcow2_merge_finish(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options, GError **error);
+
+/** qcow2_merge_is_retired: a layer between that is not kept: it is to be marked, or deleted. */
+bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index);
 
 /** qcow2_merge_drop_layers: the chain without the merged layers. */
 bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error);

@@ -18,6 +18,7 @@ typedef struct LabSubject {
     Qcow2CheckResult check;   /* what is wrong with it already may stay */
     bool encrypted;
     bool has_data_file;       /* which is not in memory: an operation would change the real one */
+    bool has_long_names;      /* of backing files: with a folder or a protocol */
     unsigned n_in_memory;     /* layers, from the image down, before the first one with a data file */
 } LabSubject;
 
@@ -37,6 +38,9 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(LabPlaces, lab_places_clear)
  * among them, and opened by name if not.
  */
 Qcow2Chain *lab_open(const LabPlaces *places, GError **error);
+
+/** lab_same_file: two names of one file. */
+bool lab_same_file(const char *a, const char *b);
 
 typedef enum { LAB_NONE, LAB_FIRST, LAB_MIDDLE, LAB_LAST } LabWhich;
 

@@ -2,8 +2,6 @@
 /* The laboratory's merges; the table that names them is in operations.c. */
 #include "lab.h"
 
-#include <string.h>
-
 #include "ops/merge.h"
 #include "util/error.h"
 
@@ -67,7 +65,7 @@ bool lab_rebase_to_none(const LabPlaces *places, const LabSubject *subject, LabW
 static unsigned find_layer(const Qcow2Chain *chain, const char *path)
 {
     for (unsigned i = 0; i < qcow2_chain_n_layers(chain); i++) {
-        if (strcmp(qcow2_chain_layer(chain, i)->place->target, path) == 0) {
+        if (lab_same_file(qcow2_chain_layer(chain, i)->place->target, path)) {
             return i;
         }
     }
@@ -103,7 +101,7 @@ static bool commit(const LabPlaces *places, const LabSubject *subject, unsigned 
     if (ok) {
         merge.top = find_layer(merge.chain, g_ptr_array_index(subject->paths, top));
         merge.base = find_layer(merge.chain, g_ptr_array_index(subject->paths, base));
-        options.preserve = merge.top < merge.base ? files_to_preserve(&merge, between) : NULL;
+        options.preserve = merge.top < merge.base && merge.base != UINT_MAX ? files_to_preserve(&merge, between) : NULL;
         ok = merge.top < merge.base
            ? qcow2_merge_run(&merge, error)
            : qcow2_fail(error, QCOW2_ERROR_EXISTS, "that layer has left the chain already");

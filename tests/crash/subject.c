@@ -28,6 +28,8 @@ static bool load_files(LabSubject *subject, Qcow2Chain *chain, GError **error)
         g_ptr_array_add(subject->paths, g_strdup(path));
         g_ptr_array_add(subject->files, g_bytes_new_take(bytes, len));
         bool has_data_file = qcow2_chain_image(chain, i)->header.layout.has_data_file;
+        const char *name = qcow2_chain_image(chain, i)->header.backing_name;
+        subject->has_long_names = subject->has_long_names || (name && strpbrk(name, "/:"));
         if (!has_data_file && subject->n_in_memory == i) {
             subject->n_in_memory++;
         }
