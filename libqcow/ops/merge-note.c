@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Layers that a commit leaves behind are marked, or deleted, when nobody reads through them any more. A crash
- * before that must not make them forgotten: the header write that takes them out of the chain adds an extension
- * that names them, and the next commit of the image finishes with them.
+ * Layers that a commit leaves behind are marked, or deleted, when nobody reads through them any more. A
+ * crash before that must not make them forgotten: the header write that takes them out of the chain adds an
+ * extension that names them, and the next commit of the image finishes with them.
  *
  * A line for each file: "top NAME", then "between NAME". The top stays valid, but has to name base as well.
  */

@@ -59,6 +59,13 @@ assert_empty() {
     [[ $(delta_ranges "$1") == "" ]] || fail "$1 is not empty: $(delta_ranges "$1")"
 }
 
+# catches_interrupts PID: it is past its start, and would stop at a safe point
+catches_interrupts() {
+    local caught
+    caught=$(sed -n 's/^SigCgt:\s*//p' "/proc/$1/status")
+    ((16#$caught & 2))
+}
+
 # backing IMAGE: print the backing file's name as it is recorded, and its format
 backing() {
     qemu-img info -U --output=json "$1" | jq -r '"\(.["backing-filename"]) \(.["backing-filename-format"])"'
@@ -676,11 +683,12 @@ dirty() {
     guest_write top.qcow2 16M 32M B
     note top.qcow2
     start_daemon env --default-signal qcow-commit --rate 8M top.qcow2
-    sleep 1
+    wait_until catches_interrupts "$daemon_pid"
+    sleep 0.5
     kill -INT "$daemon_pid"
     wait "$daemon_pid" || status=$?
     [[ $status == 130 ]]
-    grep -q "the same command again completes it" daemon.log
+    grep -q "the chain reads as before; the same command completes it" daemon.log
     assert_noted top.qcow2
     qemu-img check -q base.qcow2 || [[ $? == 3 ]]
     qcow-commit -q top.qcow2

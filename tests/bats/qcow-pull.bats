@@ -15,6 +15,13 @@ make_three() {
     guest_write top.qcow2 64K 100 D
 }
 
+# catches_interrupts PID: it is past its start, and would stop at a safe point
+catches_interrupts() {
+    local caught
+    caught=$(sed -n 's/^SigCgt:\s*//p' "/proc/$1/status")
+    ((16#$caught & 2))
+}
+
 # backing IMAGE: print the backing file's name as it is recorded, and its format
 backing() {
     qemu-img info -U --output=json "$1" | jq -r '"\(.["backing-filename"]) \(.["backing-filename-format"])"'
@@ -181,7 +188,8 @@ assert_pulled() {
     guest_write base.qcow2 0 48M A
     active_raw top.qcow2 top.raw
     start_daemon env --default-signal qcow-pull --rate 8M top.qcow2
-    sleep 1
+    wait_until catches_interrupts "$daemon_pid"
+    sleep 0.5
     kill -INT "$daemon_pid"
     wait "$daemon_pid" || status=$?
     [[ $status == 130 ]]

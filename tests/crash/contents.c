@@ -367,12 +367,14 @@ static char *match_bitmaps(const LabContents *expected, const LabContents *found
         return g_strdup_printf("%u bitmaps, not %u", found->bitmaps->len, expected->bitmaps->len);
     }
     for (guint i = 0; i < expected->bitmaps->len && !why; i++) {
-        why = match_bitmap(g_ptr_array_index(expected->bitmaps, i), g_ptr_array_index(found->bitmaps, i), exact);
+        why = match_bitmap(g_ptr_array_index(expected->bitmaps, i), g_ptr_array_index(found->bitmaps, i),
+                           exact);
     }
     return why;
 }
 
-static char *match_states(const LabContents *expected, const LabContents *found, guint first, bool exact_times)
+static char *match_states(const LabContents *expected, const LabContents *found, guint first,
+                          bool exact_times)
 {
     char *why = NULL;
 
@@ -393,7 +395,8 @@ char *lab_contents_match(const LabContents *expected, const LabContents *found, 
     return why ? why : match_bitmaps(expected, found, exact_bits);
 }
 
-char *lab_contents_match_kept(const LabContents *snapshots, const LabContents *bits, const LabContents *found)
+char *lab_contents_match_kept(const LabContents *snapshots, const LabContents *bits,
+                              const LabContents *found)
 {
     char *why = match_states(snapshots, found, 1, true);
 

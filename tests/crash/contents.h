@@ -62,6 +62,7 @@ char *lab_contents_match(const LabContents *expected, const LabContents *found, 
                          bool exact_bits);
 
 /** lab_contents_match_kept: the snapshots are those of @snapshots, the bitmaps have the bits of @bits. */
-char *lab_contents_match_kept(const LabContents *snapshots, const LabContents *bits, const LabContents *found);
+char *lab_contents_match_kept(const LabContents *snapshots, const LabContents *bits,
+                              const LabContents *found);
 
 #endif

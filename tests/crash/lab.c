@@ -147,7 +147,8 @@ static LabContents *read_base(const LabPlaces *places, GError **error)
     LabPlaces base = { .io = { places->io[places->n - 1] }, .n = 1 };
     g_autoptr(Qcow2Chain) chain = lab_open(&base, error);
 
-    return chain && qcow2_chain_image(chain, 0)->kind == QCOW2_IMAGE_QCOW2 ? lab_contents_read(chain, error) : NULL;
+    return chain && qcow2_chain_image(chain, 0)->kind == QCOW2_IMAGE_QCOW2 ? lab_contents_read(chain, error)
+                                                                           : NULL;
 }
 
 static void note_base(LabCase *lab_case, GError **error)
@@ -277,7 +278,7 @@ static char *check_below(LabCase *lab_case, const LabPlaces *places)
     return why;
 }
 
-/* What is merged into it does not change its snapshots, and its bitmaps have a bit for all that is written. */
+/* A merge does not change its snapshots, and its bitmaps have a bit for all that is written. */
 static char *check_base(const LabCase *lab_case, const LabPlaces *places)
 {
     g_autoptr(GError) error = NULL;

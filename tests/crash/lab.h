@@ -34,8 +34,8 @@ void lab_places_clear(LabPlaces *places);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(LabPlaces, lab_places_clear)
 
 /**
- * lab_open: the chain that begins with the first of these places. Files that its layers name are places if they are
- * among them, and opened by name if not.
+ * lab_open: the chain that begins with the first of these places. Files that its layers name are places if
+ * they are among them, and opened by name if not.
  */
 Qcow2Chain *lab_open(const LabPlaces *places, GError **error);
 

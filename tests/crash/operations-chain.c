@@ -59,7 +59,7 @@ bool lab_rebase_to_none(const LabPlaces *places, const LabSubject *subject, LabW
     return rebase(places, NULL, NULL, error);
 }
 
-/* ---- Commit ---------------------------------------------------------------------------------------------- */
+/* ---- Commit ---------------------------------------------------------------------------------------- */
 
 /* The layer that is this file; UINT_MAX: none is. */
 static unsigned find_layer(const Qcow2Chain *chain, const char *path)
@@ -101,8 +101,9 @@ static bool commit(const LabPlaces *places, const LabSubject *subject, unsigned 
     if (ok) {
         merge.top = find_layer(merge.chain, g_ptr_array_index(subject->paths, top));
         merge.base = find_layer(merge.chain, g_ptr_array_index(subject->paths, base));
-        options.preserve = merge.top < merge.base && merge.base != UINT_MAX ? files_to_preserve(&merge, between) : NULL;
-        ok = merge.top < merge.base
+        bool is_chain = merge.top < merge.base && merge.base != UINT_MAX;
+        options.preserve = is_chain ? files_to_preserve(&merge, between) : NULL;
+        ok = is_chain
            ? qcow2_merge_run(&merge, error)
            : qcow2_fail(error, QCOW2_ERROR_EXISTS, "that layer has left the chain already");
     }
