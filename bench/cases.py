@@ -125,6 +125,49 @@ def snapshot(verb):
             "start": COPY_OF_DISK}
 
 
+# ---- Merges ------------------------------------------------------------------------------------------
+
+def start_merge(*written):
+    """The data set in {out}: what is written as a copy, flushed, and links to all else."""
+    copies = "".join(f"rm {{out}}/{name}; cp --reflink=auto --sparse=always {{data}}/{name} {{out}}\n" for name in written)
+    return "ln -s {data}/* {out}\n" + copies + "sync -f {out}\n"
+
+
+def flushed(command, *written):
+    """Ours leave flushed files."""
+    return {command.split()[1]: command + "\n" + "".join(f"sync {{out}}/{name}\n" for name in written)}
+
+
+def merges(place, commit, pull, rebase):
+    """The same on a file system; what each must reach."""
+    top = "{out}/top.qcow2"
+    return [
+        Case("commit top to mid", "merge", place=place, must=commit, start=start_merge("top.qcow2", "mid.qcow2"),
+             ours=["qcow-commit", "-q", top],
+             peers=flushed("{qemu_img} commit -q -t writeback -f qcow2 " + top, "top.qcow2", "mid.qcow2")),
+        Case("commit top to base", "merge", place=place, must=commit,
+             start=start_merge("top.qcow2", "mid.qcow2", "base.qcow2"),
+             ours=["qcow-commit", "-q", "-b", "{out}/base.qcow2", top],
+             peers=flushed("{qemu_img} commit -q -t writeback -f qcow2 -b {out}/base.qcow2 " + top, "base.qcow2")),
+        Case("pull all", "merge", place=place, must=pull, start=start_merge("top.qcow2"),
+             ours=["qcow-pull", "-q", top],
+             peers=flushed('{qemu_img} rebase -t writeback -f qcow2 -b "" ' + top, "top.qcow2")),
+        Case("rebase top onto base", "merge", place=place, must=rebase, start=start_merge("top.qcow2"),
+             ours=["qcow-rebase", "-q", "-b", "base.qcow2", "-F", "qcow2", top],
+             peers=flushed("{qemu_img} rebase -t writeback -f qcow2 -b base.qcow2 -F qcow2 " + top, "top.qcow2")),
+    ]
+
+
+# The top is a link: the file that is written is the layer of the highest number.
+START_DEEP = """
+cp --reflink=auto --sparse=always {data}/*.qcow2 {out}
+cd {out}
+rm top.qcow2
+ln -s "$(ls | tail -n 1)" top.qcow2
+sync -f .
+"""
+
+
 # ---- The table ---------------------------------------------------------------------------------------
 
 CASES = [
@@ -205,4 +248,12 @@ CASES = [
          peers=convert("{data}/zlib.qcow2", "raw"), must=2),
     Case("copy -c compr, zlib to zlib", "compr", ours=copy("-c {data}/zlib.qcow2"),
          peers=convert("-c {data}/zlib.qcow2"), must=12),
+    *merges("here", commit=2.5, pull=2.2, rebase=2.3),
+    *merges("xfs", commit=6, pull=6, rebase=6),
+    Case("pull all deep", "deep", start=START_DEEP,
+         ours=["qcow-pull", "-q", "{out}/top.qcow2"],
+         peers=flushed('{qemu_img} rebase -t writeback -f qcow2 -b "" {out}/top.qcow2', "top.qcow2")),
+    Case("commit deep to its base", "deep", start=START_DEEP,
+         ours=["qcow-commit", "-q", "-b", "{out}/00.qcow2", "{out}/top.qcow2"],
+         peers=flushed("{qemu_img} commit -q -t writeback -f qcow2 -b {out}/00.qcow2 {out}/top.qcow2", "00.qcow2")),
 ]

@@ -115,6 +115,21 @@ def chain(folder, size):
         write(path, 2, chooser.sample(changed, len(changed)))
 
 
+def merge(folder, size):
+    """Three layers, as merges have them: a full base, and two with single clusters everywhere."""
+    chooser = random.Random("merge")
+    disk = size.chain_disk * 5 // 4
+    base, mid, top = (f"{folder}/{name}.qcow2" for name in ("base", "mid", "top"))
+    clusters = range(0, disk, CLUSTER)
+
+    create(base, disk)
+    write(base, 1, pieces(0, size.chain_disk))
+    overlay(mid, base)
+    write(mid, 2, some_clusters(chooser, clusters, size.chain_disk * 15 // 32 // CLUSTER))
+    overlay(top, mid)
+    write(top, 3, some_clusters(chooser, clusters, size.chain_disk * 3 // 10 // CLUSTER))
+
+
 def compr(folder, size):
     """Half of every KiB random and half the same: as it is, and compressed by QEMU."""
     chooser = random.Random("compr")
@@ -128,4 +143,4 @@ def compr(folder, size):
     os.unlink(raw)
 
 
-SETS = {"snap": snap, "meta": meta, "deep": deep, "chain": chain, "compr": compr}
+SETS = {"snap": snap, "meta": meta, "deep": deep, "chain": chain, "compr": compr, "merge": merge}
