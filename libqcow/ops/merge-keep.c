@@ -219,7 +219,8 @@ static bool add_layer(Qcow2Merge *merge, unsigned index, GError **error)
 
     dependent->chain = qcow2_chain_tail(merge->chain, index, error);
     dependent->snapshots_only = index <= merge->top;
-    if (index < merge->base) {
+    /* What is above the top reads the same through it. */
+    if (index >= merge->top && index < merge->base) {
         dependent->after = qcow2_chain_tail(merge->chain, merge->top, error);
         dependent->after_past = qcow2_chain_tail(merge->chain, merge->base, error);
         if (index > merge->top && index + 1 < merge->base) {

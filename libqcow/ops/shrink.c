@@ -297,7 +297,7 @@ static bool move_entries(Qcow2RewrittenTable *table, bool *ret_changed, void *da
     return true;
 }
 
-/* Taking a cluster counted it once, before its references did. */
+/* Taking a cluster counted it once; its references do so themselves, and narrow counts have no room for more. */
 static bool settle_counts(Shrink *self, GError **error)
 {
     unsigned bits = self->layout->cluster_bits;
@@ -316,9 +316,9 @@ static bool move_all(Shrink *self, GError **error)
     g_array_sort(self->groups, compare_groups);
     return copy_groups(self, error)
         && qcow2_batch_count_taken(self->batch, error)
+        && settle_counts(self, error)
         && qcow2_batch_rewrite_tables(self->batch, self->image, move_entries, self,
                                       self->limit << self->layout->cluster_bits, self->progress, error)
-        && settle_counts(self, error)
         && qcow2_batch_commit(self->batch, error);
 }
 

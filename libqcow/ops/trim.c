@@ -299,9 +299,9 @@ static bool run(Trim *self, const Qcow2TrimOptions *options, GError **error)
         return false;
     }
     qcow2_progress_expect(self->progress, self->image->size);
-    if (!drop_clusters(self, error)
-        || (options->shrink && !qcow2_shrink(self->chain, &self->result, self->progress, error))
-        || !cut_growth(self, before, &after, error)) {
+    if (!drop_clusters(self, error) || !cut_growth(self, before, &after, error)
+        || (options->shrink && (!qcow2_shrink(self->chain, &self->result, self->progress, error)
+                                || !cut_end(self, &after, error)))) {
         return false;
     }
     self->result.file_size_before = before;
