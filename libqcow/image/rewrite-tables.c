@@ -152,22 +152,27 @@ static bool move_entry(GPtrArray *entries, guint index, const Qcow2SnapshotEntry
     return true;
 }
 
+/* To be asked for again after each call of the function, which may read the snapshot table anew. */
+static const Qcow2SnapshotEntry *entry_at(const Rewrite *self, guint index)
+{
+    return &g_array_index(self->image->snapshots, Qcow2SnapshotEntry, index);
+}
+
 static bool rewrite_snapshots(Rewrite *self, Qcow2Progress *progress, GError **error)
 {
     g_autoptr(GPtrArray) entries = qcow2_snapshot_entries(self->image);
     bool changed = self->image->header.snapshots_offset >= self->move_from && entries->len > 0;
 
     for (guint i = 0; i < entries->len; i++) {
-        const Qcow2SnapshotEntry *entry = &g_array_index(self->image->snapshots, Qcow2SnapshotEntry, i);
         Qcow2View view;
         uint64_t l1_offset;
-        self->table.entry = entry;
-        if (!qcow2_image_snapshot_view(self->image, entry, &view, error)
+        self->table.snapshot = i;
+        if (!qcow2_image_snapshot_view(self->image, entry_at(self, i), &view, error)
             || !rewrite_view(self, &view, &l1_offset, error) || !qcow2_progress_check(progress, error)) {
             return false;
         }
         if (l1_offset != view.l1_offset) {
-            if (!move_entry(entries, i, entry, l1_offset, error)) {
+            if (!move_entry(entries, i, entry_at(self, i), l1_offset, error)) {
                 return false;
             }
             changed = true;
@@ -192,7 +197,7 @@ bool qcow2_batch_rewrite_tables(Qcow2Batch *batch, Qcow2Image *image, Qcow2Rewri
         .move_from = move_from,
         .replaced = replaced,
         .looked_at = looked_at,
-        .table = { .bytes = bytes },
+        .table = { .snapshot = QCOW2_ACTIVE_LAYER, .bytes = bytes },
     };
 
     if (!bytes) {

@@ -8,9 +8,12 @@
 
 #include "image/batch.h"
 
+#define QCOW2_ACTIVE_LAYER G_MAXUINT
+
 /** A table at hand. */
 typedef struct Qcow2RewrittenTable {
-    const Qcow2SnapshotEntry *entry;  /* whose table it is: the first one's that has it; NULL: active layer */
+    guint snapshot;                   /* whose table it is, the first one's that has it: an index, or
+                                         QCOW2_ACTIVE_LAYER */
     uint64_t host_offset;             /* where it is */
     uint64_t guest_start;             /* of its first entry */
     uint64_t n_users;                 /* L1 tables that refer to it: what it refers to is counted so often */

@@ -29,7 +29,7 @@ typedef struct Trim {
     Qcow2Batch *batch;
     bool has_below;
     uint64_t min_size;            /* of all states: below it they all go on */
-    const Qcow2SnapshotEntry *entry;   /* of the states at hand: */
+    guint snapshot;               /* of the states at hand: */
     Qcow2State *state, *below, *empty;
     Qcow2Progress *progress;
     Qcow2TrimResult result;
@@ -42,16 +42,22 @@ static void clear_states(Trim *self)
     g_clear_pointer(&self->empty, qcow2_state_free);
 }
 
-/* The state that the table at hand belongs to, and what it would read as without it. */
-static bool open_states(Trim *self, const Qcow2SnapshotEntry *entry, GError **error)
+static char *name_of(const Trim *self, guint snapshot)
 {
-    g_autofree char *name = entry ? g_strconcat("id:", entry->id, NULL) : g_strdup("@active");
+    return snapshot == QCOW2_ACTIVE_LAYER
+         ? g_strdup("@active")
+         : g_strconcat("id:", g_array_index(self->image->snapshots, Qcow2SnapshotEntry, snapshot).id, NULL);
+}
 
-    if (self->state && self->entry == entry) {
+/* The state that the table at hand belongs to, and what it would read as without it. */
+static bool open_states(Trim *self, guint snapshot, GError **error)
+{
+    if (self->state && self->snapshot == snapshot) {
         return true;
     }
+    g_autofree char *name = name_of(self, snapshot);
     clear_states(self);
-    self->entry = entry;
+    self->snapshot = snapshot;
     self->state = qcow2_state_open(self->chain, name, error);
     self->below = self->state ? qcow2_state_open(self->chain, "@backing", error) : NULL;
     self->empty = self->below ? qcow2_state_open(self->chain, "@empty", error) : NULL;
@@ -184,7 +190,7 @@ static bool trim_table(Qcow2RewrittenTable *table, bool *ret_changed, void *data
 {
     Trim *self = data;
 
-    return open_states(self, table->entry, error)
+    return open_states(self, table->snapshot, error)
         && drop_same_as_below(self, table, ret_changed, error)
         && empty_zeros(self, table, ret_changed, error)
         && qcow2_progress_advance(self->progress, qcow2_l2_coverage(self->layout), error);
@@ -301,7 +307,7 @@ static bool run(Trim *self, const Qcow2TrimOptions *options, GError **error)
     qcow2_progress_expect(self->progress, self->image->size);
     if (!drop_clusters(self, error) || !cut_growth(self, before, &after, error)
         || (options->shrink && (!qcow2_shrink(self->chain, &self->result, self->progress, error)
-                                || !cut_end(self, &after, error)))) {
+                                || !cut_growth(self, before, &after, error)))) {
         return false;
     }
     self->result.file_size_before = before;
