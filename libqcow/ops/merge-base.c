@@ -260,3 +260,14 @@ bool qcow2_merge_into_base(Qcow2Merge *merge, GError **error)
     }
     return ok;
 }
+
+bool qcow2_merge_find_changes(Qcow2Merge *merge, GError **error)
+{
+    Base self = { .merge = merge, .image = qcow2_chain_image(merge->chain, merge->base) };
+    const GArray *extents = NULL;
+    bool ok = open_base(&self, error) && qcow2_choice_next(self.choice, &extents, error);
+
+    merge->changes_base = ok && (extents || self.to->size > self.from->size);
+    clear_base(&self);
+    return ok;
+}

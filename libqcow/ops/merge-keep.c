@@ -315,7 +315,8 @@ static bool check_named_layer(const Qcow2Merge *merge, const char *path, unsigne
                               GError **error)
 {
     const char *layer = qcow2_chain_layer_name(merge->chain, index);
-    bool changes = index > merge->top && index <= merge->base;
+    bool is_between = index > merge->top && index < merge->base;
+    bool changes = is_between || (index == merge->base && merge->changes_base);
 
     if (will_be_deleted(merge, index) && !(is_kept && changes)) {
         return qcow2_fail(error, QCOW2_ERROR_IN_USE, "'%s' is backed by '%s', which --delete would delete",
@@ -386,7 +387,11 @@ bool qcow2_merge_find_dependents(Qcow2Merge *merge, GError **error)
         return false;
     }
     g_ptr_array_sort(merge->kept, by_depth);
-    for (unsigned i = merge->top; !merge->options->force && i < merge->base; i++) {
+    if (!qcow2_merge_find_changes(merge, error)) {
+        return false;
+    }
+    bool asks = merge->changes_base && !merge->options->force;
+    for (unsigned i = merge->top; asks && i < merge->base; i++) {
         if (!is_covered(merge, qcow2_chain_layer(merge->chain, i)) && !check_snapshots(merge, i, error)) {
             return false;
         }

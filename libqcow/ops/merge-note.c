@@ -2,7 +2,7 @@
 /*
  * Layers that a commit leaves behind are marked, or deleted, when nobody reads through them any more. A
  * crash before that must not make them forgotten: the header write that takes them out of the chain adds an
- * extension that names them, and the next commit of the image finishes with them.
+ * extension that names them, and the next commit of the image says what they are.
  *
  * A line for each file: "top NAME", then "between NAME". The top stays valid, but has to name base as well.
  */
@@ -105,81 +105,22 @@ static bool is_in_chain(const Qcow2Chain *chain, const struct stat *st)
     return false;
 }
 
-/* One that is marked already cannot be opened. */
-static bool mark_file(Qcow2Merge *merge, const Qcow2Place *place, const char *base, GError **error)
-{
-    const Qcow2FileOptions options = {
-        .writable = true,
-        .lock = true,
-        .used = QCOW2_PERM_CONSISTENT_READ | QCOW2_PERM_WRITE | QCOW2_PERM_RESIZE,
-        .shared = QCOW2_PERM_WRITE_UNCHANGED,
-    };
-    g_autoptr(Qcow2Io) io = qcow2_io_file_open(place->target, &options, error);
-    g_autoptr(Qcow2Image) image = io ? qcow2_image_open(io, NULL) : NULL;
-    bool marked = true;
-
-    if (!io || (image && image->kind == QCOW2_IMAGE_QCOW2
-                && !qcow2_image_mark_merged(image, base, &marked, error))) {
-        g_prefix_error(error, "'%s': ", place->shown);
-        return false;
-    }
-    g_ptr_array_add(merge->invalid, g_strdup(place->shown));
-    if (!marked) {
-        g_ptr_array_add(merge->unmarked, g_strdup(place->shown));
-    }
-    return true;
-}
-
-/* It leads through the layers between no more. */
-static bool repoint_top(const Qcow2Chain *chain, unsigned index, const Qcow2Place *place, GError **error)
-{
-    const Qcow2Layer *namer = qcow2_chain_layer(chain, index);
-    const Qcow2Place *base = qcow2_chain_layer(chain, index + 1)->place;
-    g_autofree char *folder = qcow2_place_folder(namer->place), *top_folder = qcow2_place_folder(place);
-    g_autofree char *path = base->kind == QCOW2_PLACE_FILE ? g_canonicalize_filename(base->target, NULL)
-                                                           : g_strdup(base->target);
-    bool same_folder = g_strcmp0(folder, top_folder) == 0;
-    Qcow2OpenOptions options = chain->options;
-
-    options.writable = true;
-    options.format = "qcow2";
-    g_autoptr(Qcow2Chain) top = qcow2_chain_open(place->target, &options, error);
-    g_autoptr(Qcow2Batch) batch = top ? qcow2_batch_begin(qcow2_chain_image(top, 0), error) : NULL;
-    if (batch) {
-        qcow2_batch_set_backing(batch, same_folder ? namer->image->header.backing_name : path,
-                                namer->image->header.backing_format);
-    }
-    return batch && qcow2_batch_commit(batch, error);
-}
-
-/* Files that are gone, or used again, are left alone. */
-static bool finish_line(Qcow2Merge *merge, const Qcow2Chain *chain, unsigned index, const char *line,
-                        GError **error)
+/*
+ * The note is only believed as far as words go: an image from elsewhere could name any file in it. So what it
+ * names is said, and nothing is written to it.
+ */
+static void name_line(Qcow2Merge *merge, const Qcow2Chain *chain, unsigned index, const char *line)
 {
     g_autofree char *folder = qcow2_place_folder(qcow2_chain_layer(chain, index)->place);
-    g_autofree char *base = g_path_get_basename(qcow2_chain_layer(chain, index + 1)->place->target);
-    bool is_between = g_str_has_prefix(line, "between "), is_top = g_str_has_prefix(line, "top ");
-    const char *name = is_between || is_top ? strchr(line, ' ') + 1 : NULL;
+    const char *name = g_str_has_prefix(line, "between ") ? strchr(line, ' ') + 1 : NULL;
     g_autoptr(Qcow2Place) place = name ? qcow2_place_parse(name, folder, false, NULL) : NULL;
     struct stat st;
 
-    if (!place || place->kind != QCOW2_PLACE_FILE || stat(place->target, &st) != 0 || !S_ISREG(st.st_mode)
-        || is_in_chain(chain, &st)) {
-        return true;
+    if (place && place->kind == QCOW2_PLACE_FILE && stat(place->target, &st) == 0 && S_ISREG(st.st_mode)
+        && !is_in_chain(chain, &st)) {
+        g_ptr_array_add(merge->invalid, g_strdup(place->shown));
+        g_ptr_array_add(merge->unmarked, g_strdup(place->shown));
     }
-    if (is_between && !mark_file(merge, place, base, error)) {
-        return false;
-    }
-    if (is_top && !merge->options->delete_merged && !repoint_top(chain, index, place, error)) {
-        return false;
-    }
-    if (merge->options->delete_merged) {
-        if (unlink(place->target) != 0) {
-            return qcow2_fail_errno(error, errno, "'%s': deleting it failed", place->shown);
-        }
-        g_ptr_array_add(merge->deleted, g_strdup(place->shown));
-    }
-    return true;
 }
 
 static bool finish_note(Qcow2Merge *merge, Qcow2Chain *chain, unsigned index, GError **error)
@@ -192,9 +133,7 @@ static bool finish_note(Qcow2Merge *merge, Qcow2Chain *chain, unsigned index, GE
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
 
     for (size_t i = 0; lines[i]; i++) {
-        if (!finish_line(merge, chain, index, lines[i], error)) {
-            return false;
-        }
+        name_line(merge, chain, index, lines[i]);
     }
     return clear_note(chain, index, error);
 }

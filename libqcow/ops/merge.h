@@ -15,6 +15,7 @@ typedef struct Qcow2Merge {
     unsigned top, base;           /* layers of the chain */
     Qcow2Chain *top_chain, *base_chain;   /* the chain from these on */
     const char *base_format;      /* to be recorded */
+    bool changes_base;            /* something will be written into it */
     GPtrArray *kept;              /* Qcow2Dependent: images that stay valid, lowest first */
     GPtrArray *others;            /* Qcow2Chain: other images that these are backed by */
     GPtrArray *invalid, *unmarked, *deleted;    /* names for the result */
@@ -49,18 +50,22 @@ Qcow2Keep qcow2_merge_keep_of(const Qcow2Merge *merge, const Qcow2Dependent *dep
  */
 bool qcow2_merge_find_dependents(Qcow2Merge *merge, GError **error);
 
+/** qcow2_merge_find_changes: whether the base will read otherwise; a merge that was done changes nothing. */
+bool qcow2_merge_find_changes(Qcow2Merge *merge, GError **error);
+
 /** qcow2_merge_into_base: the data, and the bitmaps. */
 bool qcow2_merge_into_base(Qcow2Merge *merge, GError **error);
 
 /**
- * qcow2_merge_note: what the image @index of the chain, which gets base as its backing file, has to remember until the
- * merged layers are marked or deleted; NULL when nothing is to be done, or its header has no room.
+ * qcow2_merge_note: what the image @index of the chain, which gets base as its backing file, has to remember
+ * until the merged layers are marked or deleted; NULL when nothing is to be done, or its header has no room.
  */
 GBytes *qcow2_merge_note(const Qcow2Merge *merge, unsigned index);
 bool qcow2_merge_clear_note(const Qcow2Merge *merge, unsigned index, GError **error);
 
 /** qcow2_merge_finish: what an interrupted commit of this image had left to do, from its note. */
-bool qcow2_merge_finish(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options, GError **error);
+bool qcow2_merge_finish(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options,
+                        GError **error);
 
 /** qcow2_merge_is_retired: a layer between that is not kept: it is to be marked, or deleted. */
 bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index);

@@ -297,7 +297,7 @@ static bool move_entries(Qcow2RewrittenTable *table, bool *ret_changed, void *da
     return true;
 }
 
-/* Taking a cluster counted it once; its references do so themselves, and narrow counts have no room for more. */
+/* Taking a cluster counted it once. Its references do so themselves, and narrow counts have no room. */
 static bool settle_counts(Shrink *self, GError **error)
 {
     unsigned bits = self->layout->cluster_bits;
