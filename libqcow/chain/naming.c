@@ -51,14 +51,21 @@ char *qcow2_chain_backing_name(const Qcow2Chain *chain, unsigned above, unsigned
     return folder && recorded ? relative_path(folder, path) : g_steal_pointer(&path);
 }
 
-const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, GError **error)
+const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, const char *given,
+                                    GError **error)
 {
     const Qcow2Layer *layer = qcow2_chain_layer(chain, index);
+    bool is_raw = layer->image->kind == QCOW2_IMAGE_RAW;
 
-    if (layer->image->kind == QCOW2_IMAGE_QCOW2) {
+    if (given && strcmp(given, is_raw ? "raw" : "qcow2") != 0) {
+        qcow2_fail(error, QCOW2_ERROR_INVALID, "'%s': it is %s, not %s", layer->place->shown,
+                   is_raw ? "raw" : "qcow2", given);
+        return NULL;
+    }
+    if (!is_raw) {
         return "qcow2";
     }
-    if (layer->format_was_probed) {
+    if (layer->format_was_probed && !given) {
         qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                    "'%s': nothing records that it is raw, and a guest could have written another format's"
                    " header into it; -F raw says that it is raw", layer->place->shown);

@@ -16,8 +16,12 @@ char *qcow2_chain_backing_name(const Qcow2Chain *chain, unsigned above, unsigned
 
 /**
  * qcow2_chain_format_name: "qcow2" or "raw", to be recorded.
- * Errors: QCOW2_ERROR_UNSUPPORTED for a raw layer whose format was guessed: a guest could make it anything.
+ * @given: what the user says that it is; or NULL
+ *
+ * Errors: QCOW2_ERROR_INVALID when it is something else; QCOW2_ERROR_UNSUPPORTED for a raw layer whose format
+ * was guessed and not said: a guest could make it anything.
  */
-const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, GError **error);
+const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, const char *given,
+                                    GError **error);
 
 #endif

@@ -161,7 +161,8 @@ static bool check_written_layer(const Qcow2Chain *chain, unsigned index, GError 
 
 static bool check_layers(Qcow2Merge *merge, GError **error)
 {
-    merge->base_format = qcow2_chain_format_name(merge->chain, merge->base, error);
+    merge->base_format = qcow2_chain_format_name(merge->chain, merge->base, merge->options->base_format,
+                                                 error);
     if (!merge->base_format) {
         return false;
     }

@@ -37,17 +37,13 @@ static bool find_base(Qcow2Chain *chain, const Qcow2PullOptions *options, unsign
 static bool pull_to_base(Qcow2Chain *chain, unsigned base, Qcow2Keep *keep, Qcow2MoveResult *ret_result,
                          const Qcow2PullOptions *options, Qcow2Progress *progress, GError **error)
 {
-    const char *format = options->base_format;
     g_autofree char *name = qcow2_chain_backing_name(chain, 0, base);
     g_autoptr(Qcow2Chain) below = qcow2_chain_tail(chain, base, error);
 
-    if (!below || (!format && !(format = qcow2_chain_format_name(chain, base, error)))) {
-        return false;
-    }
     keep->below = below;
     keep->backing_name = name;
-    keep->backing_format = format;
-    return qcow2_keep(keep, ret_result, progress, error);
+    keep->backing_format = below ? qcow2_chain_format_name(chain, base, options->base_format, error) : NULL;
+    return keep->backing_format && qcow2_keep(keep, ret_result, progress, error);
 }
 
 bool qcow2_pull(Qcow2Chain *chain, const Qcow2PullOptions *options, Qcow2MoveResult *ret_result,
