@@ -57,6 +57,7 @@ typedef struct LabOperation {
     bool may_leak;
     bool writes_data;         /* into a data file too; images that have one are left out */
     bool repairs;             /* the check finds nothing in its result, and until then what it found before */
+    bool may_tear;            /* on some images pieces of the header that it writes are right in any order */
     bool tidies_up;           /* when its result is there it makes the file shorter; a failure in that is only
                                * a warning, or comes when it is done */
     bool sets_bitmaps;        /* what bitmaps hold afterwards is its result; otherwise they get bits as the

@@ -268,7 +268,7 @@ const LabOperation lab_operations[] = {
     { "resize-shrink-to-a-sector", run_shrink_to_a_sector, .writes_data = true, .again = LAB_SUCCEEDS,
       .tidies_up = true },
     { "amend-old", run_amend_old, .again = LAB_SUCCEEDS },
-    { "amend-new", run_amend_new, .again = LAB_SUCCEEDS },
+    { "amend-new", run_amend_new, .again = LAB_SUCCEEDS, .may_tear = true },
     { "amend-wide", run_amend_wide, .again = LAB_SUCCEEDS },
     { "amend-narrow", run_amend_narrow, .again = LAB_SUCCEEDS },
     { "amend-size", run_amend_size, .writes_data = true, .again = LAB_SUCCEEDS },
