@@ -3,17 +3,20 @@
  * Commit: what the layers above base, up to top, hold moves into base; then they leave the chain.
  *
  *   step                                                   a crash afterwards leaves
- *   1  images to preserve get what base will no longer     everything as it was: they read the same
- *      give them, each in one step (ops/keep.c)
+ *   1  images to preserve get what base will no longer     everything as it was: they read the same, through
+ *      give them, each in one step (ops/keep.c)            the layers that they have now
  *   2  base's bitmaps mark what will be written; flush     base with bits too many, never too few
  *   3  data goes into base, in place where nobody else     the chain as it was: the layers above hide base
  *      refers to it; flush
  *   4  base: one header write with its new tables; flush   both versions of the chain, which read the same
- *   5  the layer above top, and top, name base; or the     the same
+ *   5  images to preserve that read base through layers    the same
+ *      between name it themselves, now that it holds what
+ *      they read
+ *   6  the layer above top, and top, name base; or the     the same
  *      image itself is emptied; one header write each
  *      with a note there of the layers that are left over
- *   6  layers between are marked; deleted if asked for     the same; the next commit goes on from the note
- *   7  the note is removed                                 done; marked layers are refused by name
+ *   7  layers between are marked; deleted if asked for     the same; the next commit goes on from the note
+ *   8  the note is removed                                 done; marked layers are refused by name
  */
 #include <string.h>
 
@@ -197,6 +200,27 @@ static bool keep_dependents(Qcow2Merge *merge, GError **error)
     return true;
 }
 
+static bool repoint_dependents(const Qcow2Merge *merge, GError **error)
+{
+    for (guint i = 0; i < merge->kept->len; i++) {
+        const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
+        if (!dependent->after || !dependent->backing_name) {
+            continue;
+        }
+        g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(qcow2_chain_image(dependent->chain, 0), error);
+        if (batch) {
+            qcow2_batch_set_backing(batch, dependent->backing_name, merge->base_format);
+        }
+        if (!batch || !qcow2_batch_commit(batch, error)) {
+            g_prefix_error(error, "the data is in '%s', run the same command again: '%s': ",
+                           qcow2_chain_layer_name(merge->chain, merge->base),
+                           qcow2_chain_layer_name(dependent->chain, 0));
+            return false;
+        }
+    }
+    return true;
+}
+
 bool qcow2_merge_run(Qcow2Merge *merge, GError **error)
 {
     merge->top_chain = qcow2_chain_tail(merge->chain, merge->top, error);
@@ -206,9 +230,11 @@ bool qcow2_merge_run(Qcow2Merge *merge, GError **error)
     }
     merge->result->base = g_strdup(qcow2_chain_layer_name(merge->chain, merge->base));
     return check_layers(merge, error)
+        && qcow2_merge_check_base(merge, error)
         && qcow2_merge_find_dependents(merge, error)
         && keep_dependents(merge, error)
         && qcow2_merge_into_base(merge, error)
+        && repoint_dependents(merge, error)
         && qcow2_merge_drop_layers(merge, error);
 }
 

@@ -168,13 +168,6 @@ static bool merge_into_qcow2(Base *self, GError **error)
     };
     Qcow2InPlaceStats planned;
 
-    if (self->image->header.layout.version < 3 && self->image->header.n_snapshots > 0
-        && self->to->size > self->image->size) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                          "a version 2 image with snapshots cannot grow from %" PRIu64 " to the %" PRIu64
-                          " bytes of the layer above (qcow-amend -o compat=1.1 makes it one that can)",
-                          self->image->size, self->to->size);
-    }
     if (!plan(self, &options, &planned, error) || !find_changes(self, error)) {
         return false;
     }
@@ -189,19 +182,8 @@ static bool merge_into_qcow2(Base *self, GError **error)
 
 static bool grow_raw(Base *self, GError **error)
 {
-    Qcow2Io *file = self->image->file;
-    bool resizable = strcmp(file->ops->protocol, "file") == 0 || strcmp(file->ops->protocol, "memory") == 0;
-    const Qcow2Layer *layer = qcow2_chain_layer(self->merge->chain, self->merge->base);
-
-    if (self->to->size <= self->from->size) {
-        return true;
-    }
-    if (!resizable || layer->place->raw_size != UINT64_MAX) {
-        return qcow2_fail(error, QCOW2_ERROR_NO_SPACE,
-                          "it has %" PRIu64 " bytes and cannot grow to the %" PRIu64
-                          " of the layer above; nothing was written", self->from->size, self->to->size);
-    }
-    return qcow2_io_truncate(file, self->image->raw_offset + self->to->size, error);
+    return self->to->size <= self->from->size
+        || qcow2_io_truncate(self->image->file, self->image->raw_offset + self->to->size, error);
 }
 
 static bool move_into_raw(Base *self, Qcow2Mover *mover, GError **error)
@@ -232,9 +214,6 @@ static bool merge_into_raw(Base *self, GError **error)
         .n_threads = self->image->n_threads, .no_reflink = self->merge->options->no_reflink,
     };
 
-    if (self->merge->options->bitmaps) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "a raw image cannot hold bitmaps");
-    }
     if (!grow_raw(self, error)) {
         return false;
     }
@@ -244,6 +223,45 @@ static bool merge_into_raw(Base *self, GError **error)
     self->merge->result->moved.bytes_copied = stats.bytes_copied;
     self->merge->result->moved.bytes_cloned = stats.bytes_cloned;
     qcow2_mover_free(mover);
+    return ok;
+}
+
+/* ---- Before anything is written ---------------------------------------------------------------- */
+
+static bool check_raw(const Qcow2Merge *merge, const Qcow2Image *image, uint64_t size, GError **error)
+{
+    const char *protocol = image->file->ops->protocol;
+    bool resizable = strcmp(protocol, "file") == 0 || strcmp(protocol, "memory") == 0;
+    const Qcow2Layer *layer = qcow2_chain_layer(merge->chain, merge->base);
+
+    if (merge->options->bitmaps) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "a raw image cannot hold bitmaps");
+    }
+    return size <= image->size || (resizable && layer->place->raw_size == UINT64_MAX)
+        || qcow2_fail(error, QCOW2_ERROR_NO_SPACE,
+                      "it has %" PRIu64 " bytes and cannot grow to the %" PRIu64
+                      " of the layer above; nothing was written", image->size, size);
+}
+
+static bool check_qcow2(const Qcow2Image *image, uint64_t size, GError **error)
+{
+    return size <= image->size || image->header.layout.version >= 3 || image->header.n_snapshots == 0
+        || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                      "a version 2 image with snapshots cannot grow from %" PRIu64 " to the %" PRIu64
+                      " bytes of the layer above (qcow-amend -o compat=1.1 makes it one that can)",
+                      image->size, size);
+}
+
+bool qcow2_merge_check_base(Qcow2Merge *merge, GError **error)
+{
+    const Qcow2Image *image = qcow2_chain_image(merge->chain, merge->base);
+    uint64_t size = qcow2_chain_image(merge->chain, merge->top)->size;
+    bool ok = image->kind == QCOW2_IMAGE_RAW ? check_raw(merge, image, size, error)
+                                             : check_qcow2(image, size, error);
+
+    if (!ok) {
+        g_prefix_error(error, "into '%s': ", qcow2_chain_layer_name(merge->chain, merge->base));
+    }
     return ok;
 }
 

@@ -29,9 +29,6 @@ Qcow2Keep qcow2_merge_keep_of(const Qcow2Merge *merge, const Qcow2Dependent *dep
         .below_past = dependent->after_past,
         .past_from = qcow2_chain_image(merge->chain, merge->top)->size,
         .snapshots_only = dependent->snapshots_only,
-        .set_backing = dependent->backing_name != NULL,
-        .backing_name = dependent->backing_name,
-        .backing_format = merge->base_format,
         .no_reflink = merge->options->no_reflink,
     };
 }

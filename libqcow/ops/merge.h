@@ -53,6 +53,9 @@ bool qcow2_merge_find_dependents(Qcow2Merge *merge, GError **error);
 /** qcow2_merge_find_changes: whether the base will read otherwise; a merge that was done changes nothing. */
 bool qcow2_merge_find_changes(Qcow2Merge *merge, GError **error);
 
+/** qcow2_merge_check_base: whether the base can become what it has to be; before anything is written. */
+bool qcow2_merge_check_base(Qcow2Merge *merge, GError **error);
+
 /** qcow2_merge_into_base: the data, and the bitmaps. */
 bool qcow2_merge_into_base(Qcow2Merge *merge, GError **error);
 

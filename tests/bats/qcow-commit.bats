@@ -514,6 +514,21 @@ dirty() {
     assert_same_content base.qcow2 top.qcow2.raw
 }
 
+@test "commit --preserve: a base that cannot grow is refused before the layers between are touched" {
+    make_image base.qcow2 1M -o compat=0.10
+    guest_write base.qcow2 0 1M A
+    snapshot base.qcow2 one
+    make_image low.qcow2 1M -b base.qcow2 -F qcow2
+    guest_write low.qcow2 0 512K B
+    make_image mid.qcow2 2M -b low.qcow2 -F qcow2
+    make_image top.qcow2 2M -b mid.qcow2 -F qcow2
+    guest_write top.qcow2 1M 64K C
+    remember_image base.qcow2 low.qcow2 mid.qcow2 top.qcow2
+    run -1 qcow-commit --preserve mid.qcow2 --preserve low.qcow2 -b base.qcow2 top.qcow2
+    assert_output_has "'base.qcow2'" "cannot grow"
+    assert_image_unchanged base.qcow2 low.qcow2 mid.qcow2 top.qcow2
+}
+
 @test "commit --preserve: a larger sibling keeps the zeros that it reads where the base grows" {
     make_image base.qcow2 1M
     guest_write base.qcow2 0 1M A

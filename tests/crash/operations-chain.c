@@ -136,6 +136,13 @@ bool lab_commit_preserve(const LabPlaces *places, const LabSubject *subject, Lab
     return commit(places, subject, 0, 2, false, true, error);
 }
 
+/* The higher one of two between gets another backing file, and only when that holds what is read from it. */
+bool lab_commit_preserve_two(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)which;
+    return commit(places, subject, 0, 3, false, true, error);
+}
+
 bool lab_commit_middle(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
 {
     (void)which;

@@ -290,6 +290,7 @@ const LabOperation lab_operations[] = {
     { "commit-keep", lab_commit_keep, .n_below = 2, .again = LAB_SUCCEEDS },
     { "commit-all", lab_commit_all, .n_below = 2, .again = LAB_SUCCEEDS },
     { "commit-preserve", lab_commit_preserve, .n_below = 2, .again = LAB_SUCCEEDS },
+    { "commit-preserve-two", lab_commit_preserve_two, .n_below = 3, .again = LAB_SUCCEEDS },
     { "commit-middle", lab_commit_middle, .n_below = 2, .again = QCOW2_ERROR_EXISTS },
     { "commit-middles", lab_commit_middles, .n_below = 3, .again = QCOW2_ERROR_EXISTS },
     { "repair-leaks", run_repair_leaks, .again = LAB_SUCCEEDS },
