@@ -176,7 +176,7 @@ int main(int argc, char **argv)
         .force = force,
         .delete_merged = delete_merged,
         .preserve = preserve,
-        .no_reflink = tool.no_reflink && !tool.dry_run,
+        .no_reflink = tool.no_reflink,
     };
     return run(&tool, &open_options, &options);
 }

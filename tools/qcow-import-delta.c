@@ -99,7 +99,7 @@ int main(int argc, char **argv)
     const char *delta = tool.arguments[0], *image = tool.arguments[1];
     const Qcow2ImportOptions options = { .name = snapshot_name,
                                          .force = force,
-                                         .no_reflink = tool.no_reflink && !tool.dry_run };
+                                         .no_reflink = tool.no_reflink };
     g_autoptr(Qcow2Chain) chain = tool_open_writable(&tool, image, tool.format, &error);
     if (!chain) {
         return tool_fail(&tool, image, error);

@@ -60,7 +60,7 @@ int main(int argc, char **argv)
     tool_start(&tool, &command, argc, argv);
     const char *image = tool.arguments[0];
     const Qcow2PullOptions options = {
-        .base = base, .base_format = base_format, .no_reflink = tool.no_reflink && !tool.dry_run,
+        .base = base, .base_format = base_format, .no_reflink = tool.no_reflink,
     };
     g_autoptr(Qcow2Chain) chain = tool_open_exclusive(&tool, image, tool.format, &error);
     if (!chain) {

@@ -64,7 +64,7 @@ int main(int argc, char **argv)
         .backing_format = backing_format,
         .name_only = name_only,
         .compress = compress,
-        .no_reflink = tool.no_reflink && !tool.dry_run,
+        .no_reflink = tool.no_reflink,
     };
     if (!backing) {
         tool_usage(&tool, "Must specify a backing file (-b)");

@@ -8,6 +8,7 @@
 
 #include "chain/place.h"
 #include "image/image.h"
+#include "io/room.h"
 
 #define QCOW2_MAX_LAYERS 65000u   /* an extent names its layer with 16 bits */
 
@@ -92,6 +93,9 @@ bool qcow2_chain_open_data(Qcow2Chain *chain, unsigned index, GError **error);
 
 /** qcow2_chain_warn: calls the user's function; @format as printf. */
 void qcow2_chain_warn(const Qcow2Chain *chain, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/** qcow2_chain_add_dry_run: adds to what other chains of the same operation need; it is 0 at first. */
+void qcow2_chain_add_dry_run(const Qcow2Chain *chain, Qcow2Room *room, Qcow2DryRun *ret);
 
 /** qcow2_backing_place: what an image says about the image below it; NULL without error when nothing. */
 Qcow2Place *qcow2_backing_place(const Qcow2Layer *layer, GError **error);

@@ -7,7 +7,6 @@
 #include "format/luks.h"
 #include "image/bitmaps.h"
 #include "io/backends.h"
-#include "io/trial.h"
 #include "util/error.h"
 
 static bool load_luks(Qcow2Layer *layer, GError **error)
@@ -174,35 +173,4 @@ bool qcow2_chain_get_info(Qcow2Chain *chain, unsigned index, Qcow2ImageInfo *ret
     info.n_bitmaps = layer->bitmap_infos->len;
     *ret_info = info;
     return true;
-}
-
-/* ---- Dry runs ---------------------------------------------------------------------------------- */
-
-static void add_trial(Qcow2Io *io, Qcow2DryRun *ret)
-{
-    Qcow2TrialSums sums;
-
-    if (!qcow2_io_trial_get(io, &sums)) {
-        return;
-    }
-    ret->growth += sums.growth;
-    ret->freed += sums.freed;
-    ret->needed += sums.needed;
-    if (sums.has_available) {
-        ret->available = ret->has_available ? MIN(ret->available, sums.available) : sums.available;
-        ret->has_available = true;
-    }
-}
-
-void qcow2_chain_get_dry_run(const Qcow2Chain *chain, Qcow2DryRun *ret)
-{
-    *ret = (Qcow2DryRun) { 0 };
-    for (unsigned i = 0; i < chain->layers->len; i++) {
-        const Qcow2Image *image = qcow2_chain_image(chain, i);
-        add_trial(image->file, ret);
-        if (image->data && image->data != image->file) {
-            add_trial(image->data, ret);
-        }
-    }
-    ret->fits = !ret->has_available || ret->needed <= ret->available;
 }

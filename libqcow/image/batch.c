@@ -304,10 +304,14 @@ static bool prepare_header(Qcow2Batch *batch, GError **error)
     return true;
 }
 
+uint64_t qcow2_batch_end(const Qcow2Batch *batch)
+{
+    return qcow2_free_space_end(batch->space) << batch->header.layout.cluster_bits;
+}
+
 static bool write_everything(Qcow2Batch *batch, GError **error)
 {
-    uint64_t end = qcow2_free_space_end(batch->space) << batch->header.layout.cluster_bits;
-    uint64_t size;
+    uint64_t end = qcow2_batch_end(batch), size;
 
     if (!qcow2_counts_cache_write(batch->counts, batch->header.reftable_offset,
                                   batch->header.reftable_clusters, error)
@@ -358,9 +362,14 @@ static bool publish(Qcow2Batch *batch, GError **error)
     return true;
 }
 
+bool qcow2_batch_rehearse(Qcow2Batch *batch, GError **error)
+{
+    return settle_counts(batch, error) && write_everything(batch, error);
+}
+
 bool qcow2_batch_commit(Qcow2Batch *batch, GError **error)
 {
-    return settle_counts(batch, error) && write_everything(batch, error) && publish(batch, error);
+    return qcow2_batch_rehearse(batch, error) && publish(batch, error);
 }
 
 bool qcow2_batch_cut_end(Qcow2Batch *batch, GError **error)

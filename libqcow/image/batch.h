@@ -82,6 +82,12 @@ bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *byte
 /** qcow2_batch_commit: all or nothing. The image then has the new header. */
 bool qcow2_batch_commit(Qcow2Batch *batch, GError **error);
 
+/** qcow2_batch_rehearse: all of it but the header, for an image on trial. The batch cannot be used then. */
+bool qcow2_batch_rehearse(Qcow2Batch *batch, GError **error);
+
+/** qcow2_batch_end: bytes of the file up to the last cluster in use or taken. */
+uint64_t qcow2_batch_end(const Qcow2Batch *batch);
+
 /** qcow2_batch_cut_end: cuts off what nobody uses at the end; after a commit, or without any change. */
 bool qcow2_batch_cut_end(Qcow2Batch *batch, GError **error);
 

@@ -49,6 +49,12 @@ uint64_t qcow2_io_file_extent_size_hint(Qcow2Io *io);
 /** qcow2_io_file_set_extent_size_hint: asks XFS for it; other file systems fail. @bytes fit 32 bits. */
 bool qcow2_io_file_set_extent_size_hint(Qcow2Io *io, uint64_t bytes, GError **error);
 
+/**
+ * qcow2_io_file_may_share: whether the file system of @io could share extents with @source, tried with an
+ * unnamed file there; true when that cannot be found out.
+ */
+bool qcow2_io_file_may_share(Qcow2Io *io, Qcow2Io *source);
+
 /** qcow2_io_file_set_nocow: asks a file system that copies on write not to, while the file is empty. */
 void qcow2_io_file_set_nocow(Qcow2Io *io);
 

@@ -14,6 +14,7 @@
 
 #define COPY_CHUNK (64 * 1024)
 #define READAHEAD_STEP (UINT64_C(1) << 20)
+#define SHARE_UNIT 4096               /* the block size of the file systems that share extents */
 
 /* Errors that mean "not with these two files, or not with these offsets", before anything was written. */
 static bool means_impossible(int errnum)
@@ -75,6 +76,23 @@ Qcow2CopyOutcome qcow2_file_clone_from(Qcow2Io *io, uint64_t offset, Qcow2Io *so
         return means_impossible(errno) ? QCOW2_COPY_IMPOSSIBLE : fail_copy(errno, error);
     }
     return after_copy(file, error);
+}
+
+bool qcow2_io_file_may_share(Qcow2Io *io, Qcow2Io *source)
+{
+    g_autofree char *folder = g_path_get_dirname(io->name);
+    struct file_clone_range range = { .src_fd = get_source_fd(source), .src_length = SHARE_UNIT };
+
+    if (range.src_fd < 0 || qcow2_io_get_fd(io) < 0) {
+        return false;
+    }
+    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return true;
+    }
+    bool can = ioctl(fd, FICLONERANGE, &range) == 0 || !means_impossible(errno);
+    close(fd);
+    return can;
 }
 
 /*

@@ -4,10 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "io/backends.h"
+#include "io/room.h"
 #include "io/stack.h"
 #include "util/bits.h"
 #include "util/error.h"
@@ -29,7 +29,9 @@ typedef struct TrialIo {
     GMutex mutex;             /* all below */
     GHashTable *chunks;       /* Chunk, by its index */
     uint64_t size, old_size, scratch_size;
-    uint64_t needed, freed;
+    uint64_t needed, filled;  /* past the old end, and in holes before it */
+    uint64_t freed;
+    bool scratch_failed;
 } TrialIo;
 
 static TrialIo *trial_of(Qcow2Io *io)
@@ -39,7 +41,7 @@ static TrialIo *trial_of(Qcow2Io *io)
 
 /* ---- Accounts ---------------------------------------------------------------------------------- */
 
-/* Holes of the place below are counted too: writing into them allocates. */
+/* Holes of the place below are counted too: writing into them allocates, unless space was set aside there. */
 static void count_needed(TrialIo *trial, uint64_t offset, uint64_t len_bytes)
 {
     Qcow2Io *below = trial->stack.below;
@@ -51,7 +53,7 @@ static void count_needed(TrialIo *trial, uint64_t offset, uint64_t len_bytes)
             extent = (Qcow2IoExtent) { .len_bytes = len_bytes, .hole = true };
         }
         uint64_t n = MIN(extent.len_bytes, len_bytes);
-        trial->needed += extent.hole ? n : 0;
+        *(offset < trial->old_size ? &trial->filled : &trial->needed) += extent.hole ? n : 0;
         offset += n;
         len_bytes -= n;
     }
@@ -126,9 +128,12 @@ static bool write_page(TrialIo *trial, uint64_t offset, const void *bytes, size_
     }
     memcpy(page + (offset - start), bytes, len_bytes);
     chunk->written |= page_bit(offset);
-    return qcow2_io_write_named(trial->scratch, chunk->scratch_offset + start % CHUNK_SIZE, page, PAGE,
-                                error);
+    trial->scratch_failed = !qcow2_io_write_named(trial->scratch, chunk->scratch_offset + start % CHUNK_SIZE,
+                                                  page, PAGE, error);
+    return !trial->scratch_failed;
 }
+
+static void trial_close(Qcow2Io *io);
 
 /* ---- Calls ------------------------------------------------------------------------------------- */
 
@@ -214,14 +219,19 @@ static bool trial_truncate(Qcow2Io *io, uint64_t size, GError **error)
     return ok;
 }
 
+bool qcow2_io_is_trial(const Qcow2Io *io)
+{
+    return io->ops->close == trial_close;
+}
+
 /* Without a byte of it: data is never read back by what writes it. */
-static bool note_moved(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, GError **error)
+bool qcow2_trial_note_moved(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, bool is_shared, GError **error)
 {
     TrialIo *trial = trial_of(io);
 
     g_mutex_lock(&trial->mutex);
     bool ok = grow(trial, offset + len_bytes, error);
-    if (ok) {
+    if (ok && !is_shared) {
         count_needed(trial, offset, len_bytes);
     }
     g_mutex_unlock(&trial->mutex);
@@ -233,7 +243,7 @@ static bool trial_zero(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, bool ma
     TrialIo *trial = trial_of(io);
 
     if (!may_unmap) {
-        return note_moved(io, offset, len_bytes, error);
+        return qcow2_trial_note_moved(io, offset, len_bytes, false, error);
     }
     g_mutex_lock(&trial->mutex);
     bool ok = grow(trial, offset + len_bytes, error);
@@ -246,7 +256,8 @@ static Qcow2CopyOutcome trial_copy_from(Qcow2Io *io, uint64_t offset, Qcow2Io *s
 {
     (void)source;
     (void)source_offset;
-    return note_moved(io, offset, len_bytes, error) ? QCOW2_COPY_DONE : QCOW2_COPY_FAILED;
+    return qcow2_trial_note_moved(io, offset, len_bytes, false, error) ? QCOW2_COPY_DONE
+                                                                         : QCOW2_COPY_FAILED;
 }
 
 static void trial_close(Qcow2Io *io)
@@ -304,37 +315,39 @@ Qcow2Io *qcow2_io_trial_new(Qcow2Io *below, GError **error)
     return &trial->stack.io;
 }
 
-static bool get_available(int fd, uint64_t *ret)
+/* What was set aside looks like a hole, too: there are no more of them than blocks are missing. */
+static uint64_t needed_in_holes(const TrialIo *trial)
 {
-    struct statvfs fs;
+    uint64_t actual;
 
-    if (fd < 0 || fstatvfs(fd, &fs) != 0) {
-        return false;
+    if (!qcow2_io_get_actual_size(trial->stack.below, &actual)) {
+        return trial->filled;
     }
-    *ret = (uint64_t)fs.f_bavail * fs.f_frsize;
-    return true;
+    return MIN(trial->filled, trial->old_size - MIN(actual, trial->old_size));
 }
 
 bool qcow2_io_trial_get(Qcow2Io *io, Qcow2TrialSums *ret)
 {
-    if (io->ops->close != trial_close) {
+    if (!qcow2_io_is_trial(io)) {
         return false;
     }
     TrialIo *trial = trial_of(io);
     g_mutex_lock(&trial->mutex);
     *ret = (Qcow2TrialSums) {
         .growth = trial->size - MIN(trial->size, trial->old_size),
-        .needed = trial->needed,
+        .needed = trial->needed + needed_in_holes(trial),
         .freed = trial->freed,
+        .below = trial->stack.below,
+        .scratch_failed = trial->scratch_failed,
     };
     g_mutex_unlock(&trial->mutex);
-    ret->has_available = get_available(qcow2_io_get_fd(trial->stack.below), &ret->available);
+    ret->has_available = qcow2_io_get_available(trial->stack.below, &ret->available);
     return true;
 }
 
 void qcow2_trial_note_freed(Qcow2Io *io, uint64_t len_bytes)
 {
-    if (io->ops->close == trial_close) {
+    if (qcow2_io_is_trial(io)) {
         TrialIo *trial = trial_of(io);
         g_mutex_lock(&trial->mutex);
         trial->freed += len_bytes;

@@ -11,10 +11,12 @@
 /** What was done so far; bytes. */
 typedef struct Qcow2TrialSums {
     uint64_t growth;          /* of the place's length */
-    uint64_t needed;          /* to be allocated on the host, at most: what is shared in the end needs less */
+    uint64_t needed;          /* to be allocated on the host */
     uint64_t freed;           /* as qcow2_trial_note_freed() was told */
     bool has_available;
-    uint64_t available;       /* free on the host's file system, for who may not use its reserve */
+    uint64_t available;       /* free on the host's file system */
+    const Qcow2Io *below;     /* the place itself; borrowed */
+    bool scratch_failed;      /* what could not be kept says nothing about the place itself */
 } Qcow2TrialSums;
 
 /**
@@ -25,6 +27,14 @@ Qcow2Io *qcow2_io_trial_new(Qcow2Io *below, GError **error);
 
 /** qcow2_io_trial_get: false for any other place. */
 bool qcow2_io_trial_get(Qcow2Io *io, Qcow2TrialSums *ret);
+
+bool qcow2_io_is_trial(const Qcow2Io *io);
+
+/**
+ * qcow2_trial_note_moved: data that would be moved to this place; it must not be read from there again.
+ * @is_shared: with extents that are there already, which needs no space
+ */
+bool qcow2_trial_note_moved(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, bool is_shared, GError **error);
 
 /** qcow2_trial_note_freed: clusters of an image in @io become free; nothing happens when it is no trial. */
 void qcow2_trial_note_freed(Qcow2Io *io, uint64_t len_bytes);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "move/mover.h"
 
+#include "io/backends.h"
+#include "io/trial.h"
 #include "util/bits.h"
 #include "util/error.h"
 #include "util/pool.h"
@@ -40,6 +42,7 @@ struct Qcow2Mover {
     uint64_t queued_bytes;
     Qcow2Range written;           /* in the target, by the last batch: its write-back is not started yet */
     gint cannot_clone, cannot_copy;   /* atomic: found out once, by whichever thread is first */
+    Qcow2Io *can_share_with;      /* atomic; for a target on trial: the last source it could share with */
     GMutex lock;                  /* stats */
     Qcow2MoverStats stats;
 };
@@ -244,12 +247,51 @@ static bool move_data(Qcow2Mover *mover, const Task *task, GError **error)
            || copy_by_buffer(mover, task, task->skip + task->len_bytes - run.len_bytes, error);
 }
 
+/* What could be shared costs nothing; found out once, as when it is done. */
+static bool would_share(Qcow2Mover *mover, const Task *task)
+{
+    const Qcow2Extent *extent = &task->job->extent;
+    uint64_t offsets = (extent->host_offset + task->skip) | (task->job->target_offset + task->skip);
+
+    if (extent->kind != QCOW2_EXTENT_DATA || g_atomic_int_get(&mover->cannot_clone)
+        || offsets % CLONE_UNIT != 0 || task->len_bytes < CLONE_UNIT) {
+        return false;
+    }
+    Qcow2Io *source = qcow2_chain_image(mover->source->chain, extent->layer)->data;
+    if (g_atomic_pointer_get(&mover->can_share_with) == source) {
+        return true;
+    }
+    bool can = qcow2_io_file_may_share(mover->target, source);
+    g_atomic_pointer_set(&mover->can_share_with, can ? source : NULL);
+    g_atomic_int_set(&mover->cannot_clone, !can);
+    return can;
+}
+
+/* Into a place on trial: no byte is read or written. */
+static bool note_task(Qcow2Mover *mover, const Task *task, GError **error)
+{
+    bool is_shared = would_share(mover, task);
+    uint64_t cloned = is_shared ? qcow2_align_down(task->len_bytes, CLONE_UNIT) : 0;
+    uint64_t offset = task->job->target_offset + task->skip, copied = task->len_bytes - cloned;
+
+    if (!qcow2_trial_note_moved(mover->target, offset, cloned, true, error)
+        || !qcow2_trial_note_moved(mover->target, offset + cloned, copied, false, error)) {
+        return false;
+    }
+    count(mover, copied, cloned);
+    return qcow2_progress_advance(mover->progress, task->len_bytes, error);
+}
+
 static bool do_task(size_t index, void *data, GError **error)
 {
     Qcow2Mover *mover = data;
     const Task *task = &g_array_index(mover->tasks, Task, index);
     const Qcow2Extent *extent = &task->job->extent;
+    bool has_data = extent->kind == QCOW2_EXTENT_DATA || extent->kind == QCOW2_EXTENT_COMPRESSED;
 
+    if (has_data && qcow2_io_is_trial(mover->target)) {
+        return note_task(mover, task, error);
+    }
     switch ((Qcow2ExtentKind)extent->kind) {
     case QCOW2_EXTENT_DATA:
         return move_data(mover, task, error);

@@ -181,6 +181,31 @@ static bool check_layers(Qcow2Merge *merge, GError **error)
     return true;
 }
 
+/* ---- The room for it --------------------------------------------------------------------------- */
+
+/* A Qcow2NeedFunc. What is emptied or deleted comes last, so that none of it makes room for the rest. */
+static bool need(void *data, Qcow2NeedStep step, Qcow2Room *room, GError **error)
+{
+    Qcow2Merge *merge = data;
+
+    for (guint i = 0; i < merge->kept->len; i++) {
+        const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
+        Qcow2Keep keep = qcow2_merge_keep_of(merge, dependent);
+        if (dependent->after && !dependent->reads_through_kept
+            && !qcow2_keep_need(&keep, step, room, error)) {
+            return false;
+        }
+    }
+    return qcow2_merge_base_need(merge, step, room, error)
+        && qcow2_merge_drop_need(merge, step, room, error);
+}
+
+static bool check_room(Qcow2Merge *merge, GError **error)
+{
+    return qcow2_check_room(need, merge, error)
+        || qcow2_fail_unchanged(error, qcow2_chain_layer_name(merge->chain, merge->base));
+}
+
 /* ---- The work ---------------------------------------------------------------------------------- */
 
 static bool keep_dependents(Qcow2Merge *merge, GError **error)
@@ -232,10 +257,25 @@ bool qcow2_merge_run(Qcow2Merge *merge, GError **error)
     return check_layers(merge, error)
         && qcow2_merge_check_base(merge, error)
         && qcow2_merge_find_dependents(merge, error)
+        && check_room(merge, error)
         && keep_dependents(merge, error)
         && qcow2_merge_into_base(merge, error)
         && repoint_dependents(merge, error)
         && qcow2_merge_drop_layers(merge, error);
+}
+
+static void sum_up_dry_run(const Qcow2Merge *merge)
+{
+    Qcow2DryRun *dry_run = &merge->result->dry_run;
+    g_autoptr(Qcow2Room) room = qcow2_room_new();
+
+    qcow2_chain_add_dry_run(merge->chain, room, dry_run);
+    for (guint i = 0; i < merge->kept->len; i++) {
+        const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
+        if (dependent->own) {
+            qcow2_chain_add_dry_run(dependent->own, room, dry_run);
+        }
+    }
 }
 
 bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const Qcow2CommitOptions *options,
@@ -250,7 +290,7 @@ bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const
            && open_chain(&merge, image, open_options, error)
            && qcow2_merge_run(&merge, error);
     if (ok) {
-        qcow2_chain_get_dry_run(merge.chain, &ret_result->dry_run);
+        sum_up_dry_run(&merge);
     }
     qcow2_merge_clear(&merge);
     if (ok) {

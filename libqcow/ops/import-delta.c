@@ -14,10 +14,10 @@
 #include "format/delta-ext.h"
 #include "image/bitmap-write.h"
 #include "image/snapshot-write.h"
-#include "io/trial.h"
 #include "move/in-place.h"
 #include "move/spool.h"
 #include "ops/changes.h"
+#include "ops/rehearse.h"
 #include "util/error.h"
 #include "util/progress.h"
 
@@ -326,35 +326,52 @@ static bool apply_in_batch(Import *import, Qcow2Progress *progress, bool commit,
            && qcow2_in_place_apply(batch, import->image, to, choice, &options, &import->result,
                                    progress, error)
            && add_snapshot(import, batch, error) && mark_bitmaps(import, batch, choice, error)
-           && (!commit || qcow2_batch_commit(batch, error));
+           && (commit ? qcow2_batch_commit(batch, error) : qcow2_batch_rehearse(batch, error));
+}
+
+static bool rehearse(void *data, GError **error)
+{
+    return apply_in_batch(data, NULL, false, error);
+}
+
+static bool count_bytes(Import *import, uint64_t *ret_bytes, GError **error)
+{
+    g_autoptr(Qcow2State) from = qcow2_state_open(import->stack, "@backing", error);
+    g_autoptr(Qcow2State) to = from ? qcow2_state_open(import->stack, "@active", error) : NULL;
+    Qcow2ChoiceOptions options = { .unit = qcow2_in_place_unit(import->image) };
+
+    if (!to) {
+        return false;
+    }
+    qcow2_states_share_size(from, to);
+    g_autoptr(Qcow2Choice) choice = qcow2_choice_new(from, to, &options, error);
+    return choice && qcow2_choice_count(choice, ret_bytes, error);
+}
+
+/* A Qcow2NeedFunc. */
+static bool need(void *data, Qcow2NeedStep step, Qcow2Room *room, GError **error)
+{
+    Import *import = data;
+    uint64_t size = MAX(import->image->size, qcow2_chain_image(import->delta, 0)->size), bytes = size;
+
+    if (step == QCOW2_NEED_BY_REHEARSAL) {
+        return qcow2_rehearse(import->image, rehearse, import, room, error);
+    }
+    return (step == QCOW2_NEED_BY_SIZE || count_bytes(import, &bytes, error))
+        && qcow2_need_in_image(room, import->image, bytes, size, 1, error);
 }
 
 /*
  * A snapshot raises counts last of all, and of narrow ones some may not be able to grow. That is found out on
  * trial, so that not even an unused cluster is written by an import that must be refused.
  */
-static bool apply_on_trial(Import *import, GError **error)
-{
-    Qcow2Image *image = import->image;
-    Qcow2Io *file = image->file, *data = image->data;
-    g_autoptr(Qcow2Io) trial = qcow2_io_trial_new(file, error);
-
-    if (!trial) {
-        return false;
-    }
-    image->file = trial;
-    image->data = data == file ? trial : data;
-    bool ok = apply_in_batch(import, NULL, false, error);
-    image->file = file;
-    image->data = data;
-    return ok;
-}
-
 static bool apply(Import *import, GError **error)
 {
-    bool is_narrow = import->image->header.layout.refcount_order < 4;
+    bool may_overflow = import->options->name && import->image->header.layout.refcount_order < 4;
+    g_autoptr(Qcow2Room) room = qcow2_room_new();
 
-    return (!import->options->name || !is_narrow || apply_on_trial(import, error))
+    return (!may_overflow || qcow2_rehearse(import->image, rehearse, import, room, error))
+        && qcow2_check_room(need, import, error)
         && apply_in_batch(import, import->progress, true, error);
 }
 
@@ -400,8 +417,7 @@ static bool run(Import *import, const char *delta, GError **error)
         return false;
     }
     if (!apply(import, error)) {
-        g_prefix_error(error, "'%s': import: ", qcow2_chain_layer_name(import->chain, 0));
-        return false;
+        return qcow2_fail_unchanged(error, qcow2_chain_layer_name(import->chain, 0));
     }
     cut_data_file(import);
     return true;

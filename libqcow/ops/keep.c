@@ -44,12 +44,13 @@ static void clear_kept(Kept *kept)
 }
 
 /* @entry: NULL for the active layer. */
-static bool open_kept(const Keeping *self, const Qcow2SnapshotEntry *entry, Kept *kept, GError **error)
+static bool open_kept(const Keeping *self, const Qcow2SnapshotEntry *entry, bool compare_data, Kept *kept,
+                      GError **error)
 {
     g_autofree char *name = entry ? g_strconcat("id:", entry->id, NULL) : g_strdup("@active");
     Qcow2ChoiceOptions options = {
         .unit = qcow2_in_place_unit(self->image),
-        .compare_data = self->keep->compare_data,
+        .compare_data = compare_data,
         .n_threads = self->image->n_threads,
     };
 
@@ -69,23 +70,6 @@ static bool open_kept(const Keeping *self, const Qcow2SnapshotEntry *entry, Kept
         clear_kept(kept);
         return false;
     }
-    return true;
-}
-
-static bool count_choice(Qcow2Choice *choice, uint64_t *ret_bytes, GError **error)
-{
-    const GArray *extents;
-
-    *ret_bytes = 0;
-    do {
-        if (!qcow2_choice_next(choice, &extents, error)) {
-            return false;
-        }
-        for (guint i = 0; extents && i < extents->len; i++) {
-            *ret_bytes += g_array_index(extents, Qcow2Extent, i).len_bytes;
-        }
-    } while (extents);
-    qcow2_choice_rewind(choice);
     return true;
 }
 
@@ -119,7 +103,8 @@ static const Qcow2SnapshotEntry *entry_at(const Keeping *self, guint index)
          ? &g_array_index(self->image->snapshots, Qcow2SnapshotEntry, index) : NULL;
 }
 
-static bool count_states(const Keeping *self, uint64_t *ret_bytes, char **ret_changed, GError **error)
+static bool count_states(const Keeping *self, bool compare_data, uint64_t *ret_bytes, char **ret_changed,
+                         GError **error)
 {
     guint n_states = self->image->snapshots->len + !self->keep->snapshots_only;
 
@@ -127,10 +112,10 @@ static bool count_states(const Keeping *self, uint64_t *ret_bytes, char **ret_ch
     for (guint i = 0; i < n_states; i++) {
         Kept kept;
         uint64_t bytes;
-        if (!open_kept(self, entry_at(self, i), &kept, error)) {
+        if (!open_kept(self, entry_at(self, i), compare_data, &kept, error)) {
             return false;
         }
-        bool ok = count_choice(kept.choice, &bytes, error);
+        bool ok = qcow2_choice_count(kept.choice, &bytes, error);
         clear_kept(&kept);
         if (!ok) {
             return false;
@@ -147,7 +132,7 @@ static bool count_states(const Keeping *self, uint64_t *ret_bytes, char **ret_ch
 bool qcow2_keep_count(const Qcow2Keep *keep, uint64_t *ret_bytes, char **ret_changed, GError **error)
 {
     Keeping self = { .keep = keep, .image = qcow2_chain_image(keep->chain, 0) };
-    bool ok = start(&self, error) && count_states(&self, ret_bytes, ret_changed, error);
+    bool ok = start(&self, error) && count_states(&self, keep->compare_data, ret_bytes, ret_changed, error);
 
     clear(&self);
     return ok;
@@ -191,13 +176,13 @@ static bool keep_state(Keeping *self, const Qcow2SnapshotEntry *entry, Qcow2InPl
     Kept kept;
 
     bool is_snapshot = entry != NULL;
-    if (!open_kept(self, entry, &kept, error)) {
+    if (!open_kept(self, entry, self->keep->compare_data, &kept, error)) {
         return false;
     }
     if (is_snapshot) {
         options.view = &kept.to->view;
     }
-    bool ok = count_choice(kept.choice, ret_bytes, error);
+    bool ok = qcow2_choice_count(kept.choice, ret_bytes, error);
     if (ok && *ret_bytes > 0) {
         qcow2_progress_expect(self->progress, *ret_bytes);
         ok = qcow2_in_place_apply(self->batch, self->image, kept.to, kept.choice, &options, ret,
@@ -251,15 +236,13 @@ static void start_sharing(Keeping *self)
     }
 }
 
-static bool run(Keeping *self, GError **error)
+/* All but the commit of the batch. */
+static bool fill_batch(Keeping *self, GError **error)
 {
     const Qcow2Keep *keep = self->keep;
     Qcow2InPlaceResult result;
     uint64_t bytes;
 
-    if (!start(self, error)) {
-        return false;
-    }
     self->batch = qcow2_batch_begin(self->image, error);
     if (!self->batch) {
         return false;
@@ -275,8 +258,70 @@ static bool run(Keeping *self, GError **error)
     return keep_snapshots(self, error)
         && (keep->snapshots_only || keep_state(self, NULL, &result, &bytes, error))
         /* What a snapshot shared with the active layer may be the active layer's alone now. */
-        && (!self->snapshots_changed || qcow2_batch_fix_active_flags(self->batch, self->image, error))
-        && ((!keep->set_backing && self->result.bytes == 0) || qcow2_batch_commit(self->batch, error));
+        && (!self->snapshots_changed || qcow2_batch_fix_active_flags(self->batch, self->image, error));
+}
+
+/* ---- The room for it --------------------------------------------------------------------------- */
+
+static bool has_changes(const Keeping *self)
+{
+    return self->keep->set_backing || self->result.bytes > 0;
+}
+
+static bool rehearse(void *data, GError **error)
+{
+    const Keeping *whole = data;
+    Keeping self = *whole;
+
+    self.progress = NULL;
+    bool ok = fill_batch(&self, error)
+           && (!has_changes(&self) || qcow2_batch_rehearse(self.batch, error));
+    /* The rest is the whole's. */
+    g_clear_pointer(&self.batch, qcow2_batch_free);
+    g_clear_pointer(&self.placed, qcow2_placed_free);
+    return ok;
+}
+
+static uint64_t largest_size(const Keeping *self, guint n_states)
+{
+    uint64_t size = self->image->size;
+
+    for (guint i = 0; i < n_states; i++) {
+        const Qcow2SnapshotEntry *entry = entry_at(self, i);
+        size = MAX(size, entry ? entry->info.disk_size : 0);
+    }
+    return size;
+}
+
+/* A Qcow2NeedFunc. */
+static bool need(void *data, Qcow2NeedStep step, Qcow2Room *room, GError **error)
+{
+    Keeping *self = data;
+    guint n_states = self->image->snapshots->len + !self->keep->snapshots_only;
+    uint64_t size = largest_size(self, n_states), bytes = size * n_states;
+
+    if (step == QCOW2_NEED_BY_REHEARSAL) {
+        return qcow2_rehearse(self->image, rehearse, self, room, error);
+    }
+    return (step == QCOW2_NEED_BY_SIZE || count_states(self, false, &bytes, NULL, error))
+        && qcow2_need_in_image(room, self->image, bytes, size, n_states, error);
+}
+
+static bool run(Keeping *self, GError **error)
+{
+    return start(self, error)
+        && qcow2_check_room(need, self, error)
+        && fill_batch(self, error)
+        && (!has_changes(self) || qcow2_batch_commit(self->batch, error));
+}
+
+bool qcow2_keep_need(const Qcow2Keep *keep, Qcow2NeedStep step, Qcow2Room *room, GError **error)
+{
+    Keeping self = { .keep = keep, .image = qcow2_chain_image(keep->chain, 0) };
+    bool ok = start(&self, error) && need(&self, step, room, error);
+
+    clear(&self);
+    return ok;
 }
 
 bool qcow2_keep(const Qcow2Keep *keep, Qcow2MoveResult *ret_result, Qcow2Progress *progress, GError **error)

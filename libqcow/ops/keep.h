@@ -9,6 +9,7 @@
 #include "chain/chain.h"
 #include "image/batch.h"
 #include "move/in-place.h"
+#include "ops/rehearse.h"
 
 typedef struct Qcow2Keep {
     Qcow2Chain *chain;            /* layer 0: the image, open for writing; below it what it reads now */
@@ -29,9 +30,13 @@ typedef struct Qcow2Keep {
  */
 bool qcow2_keep_count(const Qcow2Keep *keep, uint64_t *ret_bytes, char **ret_changed, GError **error);
 
+/** qcow2_keep_need: what the file system has to give for it; see ops/rehearse.h. */
+bool qcow2_keep_need(const Qcow2Keep *keep, Qcow2NeedStep step, Qcow2Room *room, GError **error);
+
 /**
  * qcow2_keep: all or nothing, for the active layer and every snapshot.
- * Errors: QCOW2_ERROR_UNSUPPORTED for an image that cannot take what it would have to.
+ * Errors: QCOW2_ERROR_UNSUPPORTED for an image that cannot take what it would have to; QCOW2_ERROR_NO_SPACE,
+ * before the first write where it can be known.
  */
 bool qcow2_keep(const Qcow2Keep *keep, Qcow2MoveResult *ret_result, Qcow2Progress *progress, GError **error);
 

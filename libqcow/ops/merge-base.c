@@ -132,50 +132,64 @@ static bool check_moved(const Qcow2InPlaceStats *planned, const Qcow2InPlaceStat
                       " are as they were", planned->bytes, moved->bytes);
 }
 
-static bool move_into_qcow2(Base *self, const Qcow2InPlaceOptions *options, const Qcow2InPlaceStats *planned,
-                            GError **error)
+static Qcow2InPlaceOptions in_place_options(const Base *self)
 {
-    Qcow2Merge *merge = self->merge;
-    Qcow2InPlaceResult result;
-    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+    return (Qcow2InPlaceOptions) {
+        .n_threads = self->image->n_threads,
+        .no_reflink = self->merge->options->no_reflink,
+        .before = self->merge->base_chain,
+    };
+}
 
-    if (!batch
-        || !qcow2_in_place_apply(batch, self->image, self->to, self->choice, options, &result,
-                                 merge->progress, error)
-        || !check_moved(planned, &result.stats, error)
-        || !note_changes(self, batch, error) || !qcow2_batch_commit(batch, error)) {
+/* All but the commit of the batch. */
+static bool fill_batch(Base *self, Qcow2Batch *batch, Qcow2InPlaceStats *ret_moved, GError **error)
+{
+    Qcow2InPlaceOptions options = in_place_options(self);
+    Qcow2InPlaceResult result;
+
+    if (!qcow2_in_place_apply(batch, self->image, self->to, self->choice, &options, &result,
+                              self->merge->progress, error)) {
         return false;
     }
-    qcow2_move_result_add(&merge->result->moved, &result.stats);
+    *ret_moved = result.stats;
+    return note_changes(self, batch, error);
+}
+
+static bool move_into_qcow2(Base *self, const Qcow2InPlaceStats *planned, GError **error)
+{
+    Qcow2InPlaceStats moved;
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+
+    if (!batch || !fill_batch(self, batch, &moved, error) || !check_moved(planned, &moved, error)
+        || !qcow2_batch_commit(batch, error)) {
+        return false;
+    }
+    qcow2_move_result_add(&self->merge->result->moved, &moved);
     return true;
 }
 
-static bool plan(Base *self, const Qcow2InPlaceOptions *options, Qcow2InPlaceStats *ret, GError **error)
+static bool plan(Base *self, Qcow2InPlaceStats *ret, GError **error)
 {
+    Qcow2InPlaceOptions options = in_place_options(self);
     g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
 
     return batch
-        && qcow2_in_place_plan(batch, self->image, self->to, self->choice, options, ret, error);
+        && qcow2_in_place_plan(batch, self->image, self->to, self->choice, &options, ret, error);
 }
 
 static bool merge_into_qcow2(Base *self, GError **error)
 {
     Qcow2Merge *merge = self->merge;
-    Qcow2InPlaceOptions options = {
-        .n_threads = self->image->n_threads,
-        .no_reflink = merge->options->no_reflink,
-        .before = merge->base_chain,
-    };
     Qcow2InPlaceStats planned;
 
-    if (!plan(self, &options, &planned, error) || !find_changes(self, error)) {
+    if (!plan(self, &planned, error) || !find_changes(self, error)) {
         return false;
     }
     if (planned.bytes == 0 && !merge->options->bitmaps && self->to->size <= self->from->size) {
         return true;
     }
     qcow2_progress_expect(merge->progress, planned.bytes);
-    return note_changes_first(self, &planned, error) && move_into_qcow2(self, &options, &planned, error);
+    return note_changes_first(self, &planned, error) && move_into_qcow2(self, &planned, error);
 }
 
 /* ---- A raw base -------------------------------------------------------------------------------- */
@@ -287,5 +301,62 @@ bool qcow2_merge_find_changes(Qcow2Merge *merge, GError **error)
 
     merge->changes_base = ok && (extents || self.to->size > self.from->size);
     clear_base(&self);
+    return ok;
+}
+
+/* ---- The room for it --------------------------------------------------------------------------- */
+
+static bool rehearse(void *data, GError **error)
+{
+    Base *self = data;
+    Qcow2InPlaceStats moved;
+
+    if (self->image->kind == QCOW2_IMAGE_RAW) {
+        return merge_into_raw(self, error);
+    }
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+    return batch && find_changes(self, error) && fill_batch(self, batch, &moved, error)
+        && qcow2_batch_rehearse(batch, error);
+}
+
+static bool count_bytes(Base *self, uint64_t *ret_bytes, GError **error)
+{
+    Qcow2InPlaceStats stats = { 0 };
+
+    if (self->image->kind == QCOW2_IMAGE_RAW) {
+        return qcow2_choice_count(self->choice, ret_bytes, error);
+    }
+    if (!plan(self, &stats, error)) {
+        return false;
+    }
+    *ret_bytes = stats.bytes_overwritten
+               + (stats.data_clusters + stats.compressed_clusters) * self->image->header.layout.cluster_size;
+    return true;
+}
+
+static bool need(Base *self, Qcow2NeedStep step, Qcow2Room *room, GError **error)
+{
+    uint64_t size = MAX(self->from->size, self->to->size), bytes = self->to->size;
+
+    if (step == QCOW2_NEED_BY_REHEARSAL) {
+        return qcow2_rehearse(self->image, rehearse, self, room, error);
+    }
+    return (step == QCOW2_NEED_BY_SIZE || count_bytes(self, &bytes, error))
+        && qcow2_need_in_image(room, self->image, bytes, size, 1, error);
+}
+
+bool qcow2_merge_base_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Room *room, GError **error)
+{
+    Qcow2CommitResult unused = { 0 };
+    Qcow2Merge alone = *merge;
+    Base self = { .merge = &alone, .image = qcow2_chain_image(merge->chain, merge->base) };
+
+    alone.progress = NULL;
+    alone.result = &unused;
+    bool ok = open_base(&self, error) && need(&self, step, room, error);
+    clear_base(&self);
+    if (!ok) {
+        g_prefix_error(error, "into '%s': ", qcow2_chain_layer_name(merge->chain, merge->base));
+    }
     return ok;
 }

@@ -34,6 +34,14 @@ static bool drop_everything(Qcow2Batch *batch, Qcow2Image *image, GError **error
         && qcow2_editor_finish(editor, &header->l1_offset, &header->l1_entries, error);
 }
 
+static bool rehearse_drop(void *data, GError **error)
+{
+    Qcow2Image *image = data;
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
+
+    return batch && drop_everything(batch, image, error) && qcow2_batch_rehearse(batch, error);
+}
+
 static bool empty_image(const Qcow2Merge *merge, GBytes *note, GError **error)
 {
     Qcow2Image *image = qcow2_chain_image(merge->chain, 0);
@@ -49,7 +57,7 @@ static bool empty_image(const Qcow2Merge *merge, GBytes *note, GError **error)
         qcow2_batch_set_ext(batch, QCOW2_EXT_MERGED, g_bytes_get_data(note, NULL), g_bytes_get_size(note));
     }
     ok = ok && qcow2_batch_commit(batch, error) && qcow2_batch_cut_end(batch, error)
-      && qcow2_image_trim_end(image, error);
+      && qcow2_image_trim_end(image, false, error);
     return name_file(merge, 0, ok, error);
 }
 
@@ -66,6 +74,17 @@ static bool repoint(const Qcow2Merge *merge, unsigned index, GError **error)
     return name_file(merge, index, batch && qcow2_batch_commit(batch, error), error);
 }
 
+static Qcow2Keep keep_above(const Qcow2Merge *merge, Qcow2Chain *chain)
+{
+    return (Qcow2Keep) {
+        .chain = chain,
+        .below = merge->top_chain,
+        .below_past = merge->base_chain,
+        .past_from = qcow2_chain_image(merge->chain, merge->top)->size,
+        .no_reflink = merge->options->no_reflink,
+    };
+}
+
 /*
  * The layer above top reads past top's end what base has there, unless it keeps its zeros: that is found by
  * ops/keep.c, which re-points in the same step.
@@ -75,19 +94,30 @@ static bool repoint_above(Qcow2Merge *merge, GBytes *note, GError **error)
     unsigned above = merge->top - 1;
     g_autoptr(Qcow2Chain) chain = qcow2_chain_tail(merge->chain, above, error);
     g_autofree char *name = qcow2_chain_backing_name(merge->chain, above, merge->base);
-    Qcow2Keep keep = {
-        .chain = chain,
-        .below = merge->top_chain,
-        .below_past = merge->base_chain,
-        .past_from = qcow2_chain_image(merge->chain, merge->top)->size,
-        .set_backing = true,
-        .backing_name = name,
-        .backing_format = merge->base_format,
-        .merge_note = note,
-        .no_reflink = merge->options->no_reflink,
-    };
+    Qcow2Keep keep = keep_above(merge, chain);
 
+    keep.set_backing = true;
+    keep.backing_name = name;
+    keep.backing_format = merge->base_format;
+    keep.merge_note = note;
     return chain && qcow2_keep(&keep, NULL, merge->progress, error);
+}
+
+bool qcow2_merge_drop_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Room *room, GError **error)
+{
+    Qcow2Image *image = qcow2_chain_image(merge->chain, 0);
+
+    if (merge->top > 0) {
+        g_autoptr(Qcow2Chain) chain = qcow2_chain_tail(merge->chain, merge->top - 1, error);
+        Qcow2Keep keep = keep_above(merge, chain);
+        return chain && qcow2_keep_need(&keep, step, room, error);
+    }
+    if (merge->options->keep_image) {
+        return true;
+    }
+    return name_file(merge, 0, step == QCOW2_NEED_BY_REHEARSAL
+                                   ? qcow2_rehearse(image, rehearse_drop, image, room, error)
+                                   : qcow2_need_in_image(room, image, 0, image->size, 1, error), error);
 }
 
 /* ---- Layers that are no longer valid ----------------------------------------------------------- */

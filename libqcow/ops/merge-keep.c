@@ -75,9 +75,15 @@ static Qcow2Chain *find_opened(const Qcow2Merge *merge, const struct stat *st)
 typedef struct Below {
     unsigned index;               /* where the image's chain joins the merge's; UINT_MAX: nowhere */
     Qcow2Chain *now, *after, *after_past;
+    bool through_kept;            /* an image that stays valid itself is between */
 } Below;
 
 static bool find_below(Qcow2Merge *merge, Qcow2Chain *own, unsigned depth, Below *ret, GError **error);
+
+static gboolean is_of(gconstpointer dependent, gconstpointer chain)
+{
+    return ((const Qcow2Dependent *)dependent)->own == chain;
+}
 
 /* An image between, which is opened for reading only. */
 static bool find_below_other(Qcow2Merge *merge, Qcow2Chain *other, unsigned depth, Below *ret, GError **error)
@@ -88,6 +94,8 @@ static bool find_below_other(Qcow2Merge *merge, Qcow2Chain *other, unsigned dept
         return false;
     }
     ret->index = deeper.index;
+    ret->through_kept = deeper.through_kept
+                     || g_ptr_array_find_with_equal_func(merge->kept, other, is_of, NULL);
     ret->now = qcow2_chain_stack(other, 0, deeper.now, error);
     if (ret->now && deeper.index > merge->top && deeper.index < merge->base) {
         /* That image will not be valid, so that the one above it has to name base. */
@@ -191,6 +199,7 @@ static bool find_chain(Qcow2Merge *merge, Qcow2Dependent *dependent, GError **er
                           qcow2_chain_layer_name(dependent->own, 0),
                           qcow2_chain_layer_name(merge->chain, merge->base));
     }
+    dependent->reads_through_kept = below.through_kept;
     dependent->after = below.after;
     dependent->after_past = below.after_past;
     dependent->chain = qcow2_chain_stack(dependent->own, 0, below.now, error);

@@ -31,6 +31,7 @@ typedef struct Qcow2Dependent {
     Qcow2Chain *after_past;       /* past that */
     char *backing_name;           /* NULL: it keeps the name that it has */
     bool snapshots_only;
+    bool reads_through_kept;      /* another one of them is between, which loses nothing */
 } Qcow2Dependent;
 
 /** qcow2_merge_init: the rest, and which chain and layers, is the caller's. */
@@ -58,6 +59,10 @@ bool qcow2_merge_check_base(Qcow2Merge *merge, GError **error);
 
 /** qcow2_merge_into_base: the data, and the bitmaps. */
 bool qcow2_merge_into_base(Qcow2Merge *merge, GError **error);
+
+/* What the parts need of the file systems; see ops/rehearse.h. */
+bool qcow2_merge_base_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Room *room, GError **error);
+bool qcow2_merge_drop_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Room *room, GError **error);
 
 /**
  * qcow2_merge_note: what the image @index of the chain, which gets base as its backing file, has to remember

@@ -209,3 +209,21 @@ bool qcow2_choice_next(Qcow2Choice *choice, const GArray **ret_extents, GError *
         }
     }
 }
+
+bool qcow2_choice_count(Qcow2Choice *choice, uint64_t *ret_bytes, GError **error)
+{
+    const GArray *extents;
+
+    *ret_bytes = 0;
+    qcow2_choice_rewind(choice);
+    do {
+        if (!qcow2_choice_next(choice, &extents, error)) {
+            return false;
+        }
+        for (guint i = 0; extents && i < extents->len; i++) {
+            *ret_bytes += g_array_index(extents, Qcow2Extent, i).len_bytes;
+        }
+    } while (extents);
+    qcow2_choice_rewind(choice);
+    return true;
+}

@@ -33,6 +33,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Choice, qcow2_choice_free)
  */
 bool qcow2_choice_next(Qcow2Choice *choice, const GArray **ret_extents, GError **error);
 
+/** qcow2_choice_count: guest bytes of all that it carries; it is at its start again then. */
+bool qcow2_choice_count(Qcow2Choice *choice, uint64_t *ret_bytes, GError **error);
+
 /** qcow2_choice_rewind: start again; what was found is remembered as far as memory allows. */
 void qcow2_choice_rewind(Qcow2Choice *choice);
 

@@ -1,9 +1,23 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck disable=SC2154  # bats and the helpers set output, stderr, status
-# A disk that is full in the middle of a change: the image is as it was, and the message says so.
+# A disk that is full in the middle of a change: the image is as it was, and the message says so. A merge finds
+# missing space before its first write.
 
 load helpers
+
+setup() {
+    qcow_setup
+    mounts=()
+}
+
+teardown() {
+    local folder
+    qcow_teardown
+    for folder in "${mounts[@]}"; do
+        umount "$folder"
+    done
+}
 
 # An image on a file system of @1 KiB beyond what it needs.
 make_full() {
@@ -43,4 +57,144 @@ assert_full() {
     assert_full 100 qcow-vmstate -q -i one ram small/s.qcow2
     assert_full 100 qcow-resize -q --preallocation=full small/s.qcow2 80M
     assert_full 0 qcow-amend -q -o refcount_bits=64 small/s.qcow2
+}
+
+# small_disk SIZE: small, a file system of this size
+small_disk() {
+    require_root
+    mkdir small
+    mount -t tmpfs -o size="$1" none small || skip "cannot mount"
+    mounts+=("$PWD/small")
+}
+
+# assert_too_small FILE COMMAND…: it is refused for want of space on the disk of FILE, and nothing is changed
+assert_too_small() {
+    local file=$1 files=(*.qcow2 small/*)
+    remember_image "${files[@]}"
+    run -1 "${@:2}"
+    assert_output_has "'$file': not enough space: " " are needed on its file system, and " " are free" \
+        "make room and run the same command again" || return
+    assert_image_unchanged "${files[@]}" || return
+    run -1 "$2" --dry-run "${@:3}"
+    assert_output_has "not enough space"
+    assert_image_unchanged "${files[@]}"
+}
+
+@test "commit: missing space is found before the first write; with room the same command does it" {
+    small_disk 6M
+    make_image small/base.qcow2 16M
+    guest_write small/base.qcow2 0 2M A
+    make_image top.qcow2 16M -b small/base.qcow2 -F qcow2
+    guest_write top.qcow2 1M 8M B
+    active_raw top.qcow2 top.raw
+    assert_too_small small/base.qcow2 qcow-commit top.qcow2
+    mount -o remount,size=20M small
+    qcow-commit -q top.qcow2
+    assert_clean small/base.qcow2
+    assert_same_content small/base.qcow2 top.raw
+}
+
+@test "commit: into a raw base with holes; what is allocated already is no need" {
+    small_disk 6M
+    truncate -s 16M small/base.raw
+    make_image top.qcow2 16M -b small/base.raw -F raw
+    guest_write top.qcow2 1M 8M B
+    active_raw top.qcow2 top.raw
+    assert_too_small small/base.raw qcow-commit top.qcow2
+    mount -o remount,size=20M small
+    fallocate -l 16M small/base.raw
+    fallocate -l "$(df --output=avail -B1 small | tail -n 1)" small/full
+    qcow-commit -q top.qcow2
+    cmp small/base.raw top.raw
+}
+
+@test "commit: free clusters of the base are used before the disk is" {
+    small_disk 12M
+    make_image small/base.qcow2 16M
+    guest_write small/base.qcow2 0 6M A
+    make_image top.qcow2 16M -b small/base.qcow2 -F qcow2
+    guest_write top.qcow2 8M 4M B
+    active_raw top.qcow2 top.raw
+    qcow-snapshot -q -c gone small/base.qcow2
+    guest_write small/base.qcow2 0 4M A
+    qcow-snapshot -q -d gone small/base.qcow2
+    fallocate -l "$(($(df --output=avail -B1 small | tail -n 1) - 800 * 1024))" small/full
+    qcow-commit -q top.qcow2
+    assert_clean small/base.qcow2
+    assert_same_content small/base.qcow2 top.raw
+}
+
+@test "commit --preserve: what the images to preserve need counts too" {
+    small_disk 20M
+    make_image base.qcow2 16M
+    guest_write base.qcow2 0 12M A
+    make_image small/other.qcow2 16M -b "$PWD/base.qcow2" -F qcow2
+    snapshot small/other.qcow2 one
+    make_image top.qcow2 16M -b base.qcow2 -F qcow2
+    guest_write top.qcow2 0 12M B
+    active_raw small/other.qcow2 other.raw
+    fallocate -l 10M small/full
+    assert_too_small small/other.qcow2 qcow-commit --preserve small/other.qcow2 top.qcow2
+    rm small/full
+    qcow-commit -q --preserve small/other.qcow2 top.qcow2
+    assert_clean small/other.qcow2
+    assert_same_content small/other.qcow2 other.raw
+}
+
+@test "pull, rebase, import-delta: missing space is found before the first write" {
+    small_disk 4M
+    make_image base.qcow2 16M
+    guest_write base.qcow2 0 8M A
+    make_image small/top.qcow2 16M -b "$PWD/base.qcow2" -F qcow2
+    active_raw small/top.qcow2 top.raw
+    assert_too_small small/top.qcow2 qcow-pull small/top.qcow2
+    assert_too_small small/top.qcow2 qcow-rebase -b '' small/top.qcow2
+    make_image small/s.qcow2 16M
+    qcow-export-delta -q base.qcow2 @empty @active d.qcow2
+    assert_too_small small/s.qcow2 qcow-import-delta d.qcow2 small/s.qcow2
+    mount -o remount,size=12M small
+    qcow-pull -q small/top.qcow2
+    assert_clean small/top.qcow2
+    assert_same_content small/top.qcow2 top.raw
+}
+
+@test "pull: what several snapshots get is needed once; zeros need nothing" {
+    small_disk 8M
+    make_image base.qcow2 64M
+    guest_write base.qcow2 0 6M A
+    make_image small/top.qcow2 64M -b "$PWD/base.qcow2" -F qcow2
+    snapshot small/top.qcow2 one
+    snapshot small/top.qcow2 two
+    guest_zero small/top.qcow2 32M 32M
+    active_raw small/top.qcow2 top.raw
+    qcow-pull -q small/top.qcow2
+    assert_clean small/top.qcow2
+    assert_same_content small/top.qcow2 top.raw
+}
+
+@test "commit, pull: extents that are shared need no space" {
+    require_root
+    require mkfs.xfs
+    truncate --size=320M xfs.img
+    mkfs.xfs -q -m reflink=1 xfs.img
+    mkdir small
+    mount -o loop xfs.img small || skip "cannot mount"
+    mounts+=("$PWD/small")
+    make_image small/base.qcow2 64M
+    make_image small/top.qcow2 64M -b base.qcow2 -F qcow2
+    guest_write small/top.qcow2 0 32M B
+    make_image small/over.qcow2 64M -b top.qcow2 -F qcow2
+    active_raw small/top.qcow2 top.raw
+    sync small
+    fallocate -l "$(($(df --output=avail -B1 small | tail -n 1) - 16 * 1024 * 1024))" small/full
+    run -1 qcow-pull --no-reflink small/over.qcow2
+    assert_output_has "not enough space"
+    qcow-pull -q small/over.qcow2
+    assert_same_content small/over.qcow2 top.raw
+    run -1 qcow-commit --no-reflink small/top.qcow2
+    assert_output_has "not enough space"
+    run -0 qcow-commit --dry-run small/top.qcow2
+    qcow-commit -q small/top.qcow2
+    assert_clean small/base.qcow2
+    assert_same_content small/base.qcow2 top.raw
 }
