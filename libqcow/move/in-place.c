@@ -205,6 +205,9 @@ static bool refer_again(InPlace *self, const Qcow2ClusterRun *run, uint64_t raw,
     uint64_t host_offset = raw & L2E_HOST_OFFSET, len = run->n_clusters * cluster_size;
     Qcow2L2Entry entry;
 
+    if (self->planning) {
+        return true;
+    }
     if (raw & L2E_COMPRESSED) {
         if (!qcow2_l2_decode(self->rules.layout, raw, 0, &entry, error)) {
             return false;
@@ -265,6 +268,11 @@ static bool apply_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *
     if (self->planning) {
         self->stats.compressed_clusters += is_stream ? run->n_clusters : 0;
         self->stats.data_clusters += is_stream ? 0 : run->n_clusters;
+        if (self->sharing) {
+            /* Any place will do, in the same order. */
+            uint64_t place = (run->first_cluster + 1) << self->rules.layout->cluster_bits;
+            qcow2_placed_add(self->options.placed, run->first_cluster, run->n_clusters, place);
+        }
         return true;
     }
     return run->kind == QCOW2_RUN_STREAM ? make_streams(self, run, extents, error)

@@ -225,15 +225,13 @@ static bool keep_snapshots(Keeping *self, GError **error)
         || qcow2_batch_set_snapshots(self->batch, self->image, entries, error);
 }
 
-/* Narrow counts may not hold a reference for each state. */
-static void start_sharing(Keeping *self)
+Qcow2Placed *qcow2_keep_placed(const Qcow2Image *image)
 {
-    const Qcow2Layout *layout = &self->image->header.layout;
-    guint n_states = self->image->snapshots->len + 1;
+    const Qcow2Layout *layout = &image->header.layout;
+    guint n_states = image->snapshots->len + 1;
 
-    if (n_states > 1 && n_states <= qcow2_refcount_max(layout)) {
-        self->placed = qcow2_placed_new(layout->cluster_size);
-    }
+    return n_states > 1 && n_states <= qcow2_refcount_max(layout) ? qcow2_placed_new(layout->cluster_size)
+                                                                  : NULL;
 }
 
 /* All but the commit of the batch. */
@@ -247,7 +245,7 @@ static bool fill_batch(Keeping *self, GError **error)
     if (!self->batch) {
         return false;
     }
-    start_sharing(self);
+    self->placed = qcow2_keep_placed(self->image);
     if (keep->set_backing) {
         qcow2_batch_set_backing(self->batch, keep->backing_name, keep->backing_format);
     }

@@ -40,6 +40,12 @@ bool qcow2_keep_need(const Qcow2Keep *keep, Qcow2NeedStep step, Qcow2Room *room,
  */
 bool qcow2_keep(const Qcow2Keep *keep, Qcow2MoveResult *ret_result, Qcow2Progress *progress, GError **error);
 
+/**
+ * qcow2_keep_placed: what the states of an image share that it is kept for; its snapshots are loaded.
+ * Returns: NULL when there is one state, or narrow counts may not hold a reference for each.
+ */
+Qcow2Placed *qcow2_keep_placed(const Qcow2Image *image);
+
 /** qcow2_move_result_add: what was moved by one part of an operation. */
 void qcow2_move_result_add(Qcow2MoveResult *result, const Qcow2InPlaceStats *stats);
 

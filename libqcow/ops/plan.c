@@ -73,31 +73,54 @@ static void add_stats(Qcow2PlanStep *step, const Qcow2Layout *layout, const Qcow
     }
 }
 
-/* One state of an image, by what the sink would do. */
-static bool count_state(Qcow2Image *image, Qcow2Chain *from_chain, Qcow2Chain *to_chain, const char *name,
-                        bool merge, Qcow2PlanStep *step, GError **error)
-{
-    g_autoptr(Qcow2State) from = qcow2_state_open(from_chain, name, error);
-    g_autoptr(Qcow2State) to = from ? qcow2_state_open(to_chain, name, error) : NULL;
-    Qcow2ChoiceOptions choice_options = {
-        .unit = merge ? QCOW2_SECTOR_SIZE : qcow2_in_place_unit(image), .not_aligned = merge,
-    };
-    Qcow2InPlaceOptions options = { .before = merge ? from_chain : NULL };
-    Qcow2InPlaceStats stats;
+/* What a step does to one image, state by state. */
+typedef struct Counting {
+    Qcow2Image *image;
+    Qcow2Chain *from, *to;
+    bool merge;                   /* the image is the base of a commit */
+    bool to_none;                 /* nothing will be below it */
+    bool merged;                  /* its active layer got the layers above in a step before, and their size */
+    Qcow2Placed *placed;          /* what its states share then; or NULL */
+    Qcow2PlanStep *step;
+} Counting;
 
-    g_autoptr(Qcow2Choice) choice = to ? qcow2_choice_new(from, to, &choice_options, error) : NULL;
-    g_autoptr(Qcow2Batch) batch = choice ? qcow2_batch_begin(image, error) : NULL;
-    if (!batch) {
+/* One state, by what the sink would do. */
+static bool count_choice(const Counting *self, Qcow2State *to, Qcow2Choice *choice, GError **error)
+{
+    Qcow2View view = to->kind == QCOW2_STATE_SNAPSHOT ? to->view : qcow2_image_active_view(self->image);
+    const Qcow2InPlaceOptions options = {
+        .before = self->merge ? self->from : NULL,
+        .view = &view,
+        .placed = self->placed,
+    };
+    Qcow2InPlaceStats stats;
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+
+    view.size = self->merged ? MAX(view.size, to->size) : view.size;
+    if (batch && self->to_none) {
+        qcow2_batch_set_backing(batch, NULL, NULL);
+    }
+    if (!batch || !qcow2_in_place_plan(batch, self->image, to, choice, &options, &stats, error)) {
         return false;
     }
-    if (to->kind == QCOW2_STATE_SNAPSHOT) {
-        options.view = &to->view;
+    add_stats(self->step, &self->image->header.layout, &stats);
+    if (self->placed) {
+        qcow2_placed_next_state(self->placed);
     }
-    if (!qcow2_in_place_plan(batch, image, to, choice, &options, &stats, error)) {
-        return false;
-    }
-    add_stats(step, &image->header.layout, &stats);
     return true;
+}
+
+static bool count_state(const Counting *self, const char *name, GError **error)
+{
+    g_autoptr(Qcow2State) from = qcow2_state_open(self->from, name, error);
+    g_autoptr(Qcow2State) to = from ? qcow2_state_open(self->to, name, error) : NULL;
+    const Qcow2ChoiceOptions options = {
+        .unit = self->merge ? QCOW2_SECTOR_SIZE : qcow2_in_place_unit(self->image),
+        .not_aligned = self->merge,
+    };
+    g_autoptr(Qcow2Choice) choice = to ? qcow2_choice_new(from, to, &options, error) : NULL;
+
+    return choice && count_choice(self, to, choice, error);
 }
 
 /* A raw image has no entries: the bytes that differ are written. */
@@ -130,12 +153,14 @@ static bool count_commit(const Group *group, unsigned target, Qcow2PlanStep *ste
     g_autoptr(Qcow2Chain) from = qcow2_chain_tail(group->chain, target, error);
     g_autoptr(Qcow2Chain) to = from ? qcow2_chain_tail(group->chain, group->above, error) : NULL;
 
+    const Counting counting = { .image = image, .from = from, .to = to, .merge = true, .step = step };
+
     *step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_COMMIT, .layer = group->above, .other = target };
     if (!to) {
         return false;
     }
     return image->kind == QCOW2_IMAGE_RAW ? count_raw(from, to, step, error)
-                                          : count_state(image, from, to, "@active", true, step, error);
+                                          : count_state(&counting, "@active", error);
 }
 
 /* Layers [first, last] over what is below the group. */
@@ -158,35 +183,50 @@ static Qcow2Chain *without_group(const Group *group, unsigned first, unsigned la
     return below;
 }
 
-static bool count_snapshots(Qcow2Image *image, Qcow2Chain *from, Qcow2Chain *to, Qcow2PlanStep *step,
-                            GError **error)
+static bool count_snapshots(const Counting *self, GError **error)
 {
-    if (!qcow2_image_load_snapshots(image, error)) {
-        return false;
-    }
-    for (guint i = 0; i < image->snapshots->len; i++) {
-        g_autofree char *name = g_strconcat("id:", g_array_index(image->snapshots, Qcow2SnapshotEntry, i).id,
-                                            NULL);
-        if (!count_state(image, from, to, name, false, step, error)) {
+    for (guint i = 0; i < self->image->snapshots->len; i++) {
+        const Qcow2SnapshotEntry *entry = &g_array_index(self->image->snapshots, Qcow2SnapshotEntry, i);
+        g_autofree char *name = g_strconcat("id:", entry->id, NULL);
+        if (!count_state(self, name, error)) {
             return false;
         }
     }
     return true;
 }
 
+/* The snapshots come first, as in ops/keep.c: what the active layer shares with them is moved once. */
+static bool count_pulled(Counting *self, Qcow2Chain *active_from, Qcow2Chain *active_to, bool merged,
+                         GError **error)
+{
+    Counting active = *self;
+
+    if (!qcow2_image_load_snapshots(self->image, error)) {
+        return false;
+    }
+    g_autoptr(Qcow2Placed) placed = qcow2_keep_placed(self->image);
+    self->placed = active.placed = placed;
+    active.merged = merged;
+    active.from = active_from;
+    active.to = active_to;
+    return count_snapshots(self, error) && count_state(&active, "@active", error);
+}
+
 /* Pulling the rest of the group into @target; @merged: after the layers above were committed into it. */
 static bool count_pull(const Group *group, unsigned target, bool merged, Qcow2PlanStep *step, GError **error)
 {
-    Qcow2Image *image = qcow2_chain_image(group->chain, target);
     unsigned first = merged ? group->above : target;
     g_autoptr(Qcow2Chain) from = without_group(group, first, target, error);
     g_autoptr(Qcow2Chain) to = from ? qcow2_chain_tail(group->chain, first, error) : NULL;
     g_autoptr(Qcow2Chain) own = to ? without_group(group, target, target, error) : NULL;
     g_autoptr(Qcow2Chain) now = own ? qcow2_chain_tail(group->chain, target, error) : NULL;
+    Counting counting = {
+        .image = qcow2_chain_image(group->chain, target), .from = own, .to = now, .step = step,
+        .to_none = group->last + 1 == qcow2_chain_n_layers(group->chain),
+    };
 
     *step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_PULL, .layer = target, .other = group->last + 1 };
-    return now && count_state(image, from, to, "@active", false, step, error)
-        && count_snapshots(image, own, now, step, error);
+    return now && count_pulled(&counting, from, to, merged, error);
 }
 
 /* ---- Ways -------------------------------------------------------------------------------------- */
@@ -244,6 +284,24 @@ static bool add_ways_to(Group *group, unsigned target, GError **error)
     return true;
 }
 
+/* @impossible: why the first one cannot be done that is left out. */
+static bool add_possible_ways_to(Group *group, unsigned target, GError **impossible, GError **error)
+{
+    g_autoptr(GError) cause = NULL;
+
+    if (add_ways_to(group, target, &cause)) {
+        return true;
+    }
+    if (!g_error_matches(cause, QCOW2_ERROR, QCOW2_ERROR_UNSUPPORTED)) {
+        g_propagate_error(error, g_steal_pointer(&cause));
+        return false;
+    }
+    if (!*impossible) {
+        *impossible = g_steal_pointer(&cause);
+    }
+    return true;
+}
+
 static gint by_time(gconstpointer a, gconstpointer b)
 {
     const Qcow2PlanWay *x = a, *y = b;
@@ -259,10 +317,15 @@ static bool plan_group(Qcow2Chain *chain, unsigned first, unsigned last, GArray 
         .last = last,
         .ways = g_array_new(FALSE, TRUE, sizeof(Qcow2PlanWay)),
     };
+    g_autoptr(GError) impossible = NULL;
     bool ok = true;
 
     for (unsigned target = group.above; ok && target <= last; target++) {
-        ok = add_ways_to(&group, target, error);
+        ok = add_possible_ways_to(&group, target, &impossible, error);
+    }
+    if (ok && group.ways->len == 0) {
+        g_propagate_error(error, g_steal_pointer(&impossible));
+        ok = false;
     }
     g_array_sort(group.ways, by_time);
     Qcow2PlanGroup result = { .first = first, .last = last, .n_ways = group.ways->len };

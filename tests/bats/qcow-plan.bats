@@ -50,6 +50,30 @@ counts() {
     done
 }
 
+@test "plan: what an image's states share is pulled, and counted, once" {
+    make_days
+    snapshot active.qcow2 first
+    snapshot active.qcow2 second
+    qcow-plan --drop=tuesday.qcow2 --output=json active.qcow2 |
+        jq '.groups[0].ways[].steps[] | select(.operation == "pull")' >planned.json
+    qcow-pull -b monday.qcow2 --output=json active.qcow2 >done.json
+    [[ $(counts planned.json) == "$(counts done.json)" ]] ||
+        fail "planned $(counts planned.json), done $(counts done.json)"
+}
+
+@test "plan: a way that cannot be gone is left out" {
+    make_image base.qcow2 4M
+    guest_write base.qcow2 0 4M A
+    make_image low.qcow2 4M -b base.qcow2 -F qcow2
+    guest_write low.qcow2 1M 64K B
+    make_image top.qcow2 4M -b low.qcow2 -F qcow2 -o data_file=top.data,extended_l2=on
+    guest_write top.qcow2 1M 4K C
+    run -1 qcow-pull -b base.qcow2 top.qcow2
+    assert_output_has "data file"
+    run -0 qcow-plan --drop=low.qcow2 --output=json top.qcow2
+    assert_json '[.groups[0].ways[].steps[].operation] == ["commit"]'
+}
+
 @test "plan: several neighbours, every file that can hold them, in both orders" {
     make_days
     run -0 qcow-plan --drop=tuesday.qcow2 --drop='[2]' --output=json active.qcow2

@@ -63,6 +63,15 @@ class Shell:
             self.note(f"# exit {result.returncode}")
         return result.returncode, (result.stdout + result.stderr).decode(errors="replace")
 
+    def kill_after(self, seconds, *command):
+        """Starts a command and kills it, unless it is done by then."""
+        self.note(f"timeout -s KILL {seconds:.2f} {shlex.join(command)}")
+        try:
+            subprocess.run(command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+                           capture_output=True, timeout=seconds, check=False)
+        except subprocess.TimeoutExpired:
+            pass
+
     def copy(self, source, target):
         self.run("cp", "--sparse=always", source, target)
 
