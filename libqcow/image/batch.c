@@ -23,6 +23,7 @@ struct Qcow2Batch {
     bool relaid;              /* extensions, names or the version change: the header is laid out anew */
     uint8_t *cluster;         /* the first cluster as it will be; NULL unless relaid */
     uint64_t old_len;         /* bytes of the file before */
+    uint64_t old_end;         /* host clusters: one more than the last one in use, or in the file */
     Qcow2CountsCache *counts;
     Qcow2FreeSpace *space;
     GArray *uncounted;        /* Run: taken, and not in the counts yet */
@@ -72,6 +73,7 @@ static Qcow2Batch *begin(Qcow2Image *image, unsigned n_blocks, GError **error)
     if (!batch->space || !qcow2_image_check_roots(image, batch->counts, error)) {
         return NULL;
     }
+    batch->old_end = qcow2_free_space_end(batch->space);
     batch->committed = false;
     return g_steal_pointer(&batch);
 }
@@ -84,6 +86,11 @@ Qcow2Batch *qcow2_batch_begin(Qcow2Image *image, GError **error)
 Qcow2Batch *qcow2_batch_begin_low(Qcow2Image *image, GError **error)
 {
     return begin(image, UINT_MAX, error);
+}
+
+void qcow2_batch_keep_below(Qcow2Batch *batch, uint64_t limit)
+{
+    qcow2_free_space_keep_below(batch->space, limit);
 }
 
 void qcow2_batch_free(Qcow2Batch *batch)
@@ -370,6 +377,19 @@ bool qcow2_batch_rehearse(Qcow2Batch *batch, GError **error)
 bool qcow2_batch_commit(Qcow2Batch *batch, GError **error)
 {
     return qcow2_batch_rehearse(batch, error) && publish(batch, error);
+}
+
+bool qcow2_batch_commit_within(Qcow2Batch *batch, uint64_t n_clusters, bool *ret_committed, GError **error)
+{
+    *ret_committed = false;
+    if (!settle_counts(batch, error)) {
+        return false;
+    }
+    if (qcow2_free_space_end(batch->space) > batch->old_end + n_clusters) {
+        return true;
+    }
+    *ret_committed = true;
+    return write_everything(batch, error) && publish(batch, error);
 }
 
 bool qcow2_batch_cut_end(Qcow2Batch *batch, GError **error)

@@ -35,6 +35,9 @@ Qcow2Batch *qcow2_batch_begin(Qcow2Image *image, GError **error);
 /** qcow2_batch_begin_low: the same for a batch that shall use the lowest free clusters, wherever they are. */
 Qcow2Batch *qcow2_batch_begin_low(Qcow2Image *image, GError **error);
 
+/** qcow2_batch_keep_below: new clusters come from before host cluster @limit, or from past the end. */
+void qcow2_batch_keep_below(Qcow2Batch *batch, uint64_t limit);
+
 /** qcow2_batch_free: gives up what was not committed; the file gets its old length back. */
 void qcow2_batch_free(Qcow2Batch *batch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Batch, qcow2_batch_free)
@@ -81,6 +84,13 @@ bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *byte
 
 /** qcow2_batch_commit: all or nothing. The image then has the new header. */
 bool qcow2_batch_commit(Qcow2Batch *batch, GError **error);
+
+/**
+ * qcow2_batch_commit_within:
+ * @n_clusters: how many clusters longer the file may become
+ * @ret_committed: false: it would have become longer than that, and nothing has changed
+ */
+bool qcow2_batch_commit_within(Qcow2Batch *batch, uint64_t n_clusters, bool *ret_committed, GError **error);
 
 /** qcow2_batch_rehearse: all of it but the header, for an image on trial. The batch cannot be used then. */
 bool qcow2_batch_rehearse(Qcow2Batch *batch, GError **error);

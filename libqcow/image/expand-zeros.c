@@ -139,5 +139,5 @@ bool qcow2_batch_expand_zeros(Qcow2Batch *batch, Qcow2Image *image, const Qcow2A
         .shown = shown,
     };
 
-    return qcow2_batch_rewrite_tables(batch, image, expand_table, &self, UINT64_MAX, progress, error);
+    return qcow2_batch_rewrite_tables(batch, image, expand_table, &self, progress, error);
 }

@@ -45,16 +45,15 @@ static bool scan(Qcow2FreeSpace *space, Qcow2CountsCache *counts, uint64_t first
     return true;
 }
 
-/* The last run may reach past the end: what is there is taken from the end instead. */
-static void cut_runs(Qcow2FreeSpace *space)
+void qcow2_free_space_keep_below(Qcow2FreeSpace *space, uint64_t limit)
 {
     while (space->runs->len > 0) {
         FreeRun *last = &g_array_index(space->runs, FreeRun, space->runs->len - 1);
-        if (last->first + last->n <= space->end) {
+        if (last->first + last->n <= limit) {
             return;
         }
-        if (last->first < space->end) {
-            last->n = space->end - last->first;
+        if (last->first < limit) {
+            last->n = limit - last->first;
             return;
         }
         g_array_set_size(space->runs, space->runs->len - 1);
@@ -82,7 +81,8 @@ Qcow2FreeSpace *qcow2_free_space_new(Qcow2Image *image, Qcow2CountsCache *counts
     if (n_blocks == 0) {
         g_array_set_size(space->runs, 0);
     }
-    cut_runs(space);
+    /* The last run may reach past the end: what is there is taken from the end instead. */
+    qcow2_free_space_keep_below(space, space->end);
     return g_steal_pointer(&space);
 }
 

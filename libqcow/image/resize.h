@@ -35,9 +35,12 @@ bool qcow2_image_resize(Qcow2Image *image, const Qcow2Resize *resize, Qcow2Progr
                         GError **error);
 
 /**
- * qcow2_image_trim_end: makes the file as short as it can be without moving data: metadata that stands behind
- * what is in use goes to free clusters before it.
+ * qcow2_image_trim_end:
+ * @with_snapshots: what only they have moves, too; nobody else may be reading them
+ *
+ * Makes the file as short as it can be without moving data: metadata that stands behind what is in use goes
+ * to free clusters before it. The file never grows meanwhile.
  */
-bool qcow2_image_trim_end(Qcow2Image *image, GError **error);
+bool qcow2_image_trim_end(Qcow2Image *image, bool with_snapshots, GError **error);
 
 #endif

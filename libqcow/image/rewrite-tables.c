@@ -18,7 +18,6 @@ typedef struct Rewrite {
     GHashTable *replaced;     /* host offset of a shared table -> that of the new one */
     GHashTable *looked_at;    /* host offsets of shared tables that stay as they are */
     Qcow2RewrittenTable table;
-    uint64_t move_from;
     uint64_t *l1;             /* of the view at hand, as on disk */
     bool l1_changed;
 } Rewrite;
@@ -127,7 +126,7 @@ static bool rewrite_view(Rewrite *self, const Qcow2View *view, uint64_t *ret_l1_
         return qcow2_fail_memory(error, len, "the L1 table");
     }
     self->l1 = l1;
-    self->l1_changed = view->l1_offset >= self->move_from && len > 0;
+    self->l1_changed = false;
     if (!qcow2_io_read(self->image->file, view->l1_offset, l1, len, error)
         || !qcow2_each_table(self->image, view, rewrite_table, self, error)) {
         return false;
@@ -161,7 +160,7 @@ static const Qcow2SnapshotEntry *entry_at(const Rewrite *self, guint index)
 static bool rewrite_snapshots(Rewrite *self, Qcow2Progress *progress, GError **error)
 {
     g_autoptr(GPtrArray) entries = qcow2_snapshot_entries(self->image);
-    bool changed = self->image->header.snapshots_offset >= self->move_from && entries->len > 0;
+    bool changed = false;
 
     for (guint i = 0; i < entries->len; i++) {
         Qcow2View view;
@@ -182,7 +181,7 @@ static bool rewrite_snapshots(Rewrite *self, Qcow2Progress *progress, GError **e
 }
 
 bool qcow2_batch_rewrite_tables(Qcow2Batch *batch, Qcow2Image *image, Qcow2RewriteFunc func, void *data,
-                                uint64_t move_from, Qcow2Progress *progress, GError **error)
+                                Qcow2Progress *progress, GError **error)
 {
     g_autoptr(GHashTable) replaced = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
     g_autoptr(GHashTable) looked_at = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
@@ -194,7 +193,6 @@ bool qcow2_batch_rewrite_tables(Qcow2Batch *batch, Qcow2Image *image, Qcow2Rewri
         .batch = batch,
         .func = func,
         .data = data,
-        .move_from = move_from,
         .replaced = replaced,
         .looked_at = looked_at,
         .table = { .snapshot = QCOW2_ACTIVE_LAYER, .bytes = bytes },

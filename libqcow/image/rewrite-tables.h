@@ -26,13 +26,12 @@ typedef bool (*Qcow2RewriteFunc)(Qcow2RewrittenTable *table, bool *ret_changed, 
 /**
  * qcow2_batch_rewrite_tables:
  * @image: its snapshots are loaded
- * @move_from: host offset; L1 and snapshot tables there or behind are replaced, too; UINT64_MAX: none
  *
  * The batch's header gets the new L1 and snapshot tables. COPIED flags are right where counts only fell with
  * the tables; qcow2_batch_fix_active_flags() puts the others right.
  */
 bool qcow2_batch_rewrite_tables(Qcow2Batch *batch, Qcow2Image *image, Qcow2RewriteFunc func, void *data,
-                                uint64_t move_from, Qcow2Progress *progress, GError **error);
+                                Qcow2Progress *progress, GError **error);
 
 /** qcow2_table_clear_entry: entry @index refers to nothing; what it referred to is released. */
 bool qcow2_table_clear_entry(Qcow2Batch *batch, Qcow2RewrittenTable *table, uint64_t index, GError **error);

@@ -196,7 +196,7 @@ static bool look_below(Resizing *self, GError **error)
 static void cut_files(Resizing *self)
 {
     g_autoptr(GError) failure = NULL;
-    bool ok = qcow2_image_trim_end(self->image, &failure);
+    bool ok = qcow2_image_trim_end(self->image, false, &failure);
 
     if (ok && self->image->header.layout.has_data_file) {
         ok = qcow2_io_truncate(self->image->data, self->image->size, &failure);

@@ -3,17 +3,17 @@
  * Shrink: the file as small as it can be.
  *
  *   step                                                   a crash afterwards leaves
- *   1  clusters from the end are copied into free ones     the image as it was
- *      before it; new tables and counts; flush
+ *   1  clusters of data from the end are copied into free  the image as it was
+ *      ones before it; new tables and counts; flush
  *   2  one header write; flush                             the image as it shall be, its file still long
- *   3  holes are punched where nothing is, the file is     the same
- *      cut
+ *   3  metadata that is left at the end, likewise;         the same
+ *      the file is cut
+ *   4  holes are punched where nothing is                  the same
  *
- * Streams that share a host cluster, or go on in the next one, move together or not at all.
+ * Steps 1 to 3 until nothing is gained any more. Streams that share a host cluster, or go on in the next one,
+ * move together or not at all.
  */
 #include "ops/shrink.h"
-
-#include <string.h>
 
 #include "format/l2.h"
 #include "image/resize.h"
@@ -22,6 +22,9 @@
 #include "image/tables.h"
 #include "util/error.h"
 #include "util/progress.h"
+
+/* Clusters: new tables and counts need some. */
+#define LEAST_GAIN 8u
 
 /* Clusters that must stay together. */
 typedef struct Group {
@@ -34,9 +37,12 @@ typedef struct Shrink {
     const Qcow2Layout *layout;
     Qcow2Batch *batch;
     Qcow2Progress *progress;
-    uint64_t n_clusters;          /* of the file */
+    uint64_t n_clusters;          /* counted ones */
+    uint64_t end;                 /* where the last one in use ends */
+    uint64_t n_free;              /* before the one that is looked at, and not promised */
+    uint64_t n_metadata;          /* behind it: they want to move in the end */
     uint64_t *is_data, *goes_on;  /* bits: guest data; its streams go on in the next cluster */
-    uint64_t limit;               /* what is behind this moves */
+    uint64_t gain;                /* clusters by which the file can become shorter */
     GArray *groups;               /* Group, from the end on */
     uint64_t n_moved;
 } Shrink;
@@ -159,40 +165,82 @@ static Group group_at(const Shrink *self, uint64_t last)
     return group;
 }
 
+static bool count_free(Shrink *self, GError **error)
+{
+    bool free;
+
+    for (uint64_t i = 0; i < self->n_clusters; i++) {
+        if (!is_free(self, i, &free, error)) {
+            return false;
+        }
+        self->n_free += free;
+        self->end = free ? self->end : i + 1;
+    }
+    return true;
+}
+
+/* The lowest run of free clusters that is left for a group; it begins with *at. */
+static bool find_place(Shrink *self, const Group *group, uint64_t *at, uint64_t *n, GError **error)
+{
+    while (*n < group->n && *at + *n < group->first) {
+        *at += *n;
+        if (!next_free_run(self, at, group->first, n, error)) {
+            return false;
+        }
+        if (*n == 0) {
+            break;
+        }
+    }
+    return true;
+}
+
 /*
- * From the end down, each group goes to the lowest place that is left; until one finds none before itself.
- * Clusters of metadata are passed over: those that can move do so in the end.
+ * @last: where the data ends that comes next, from the end down. It stays when no place is before it, or
+ * what is left is needed for the metadata that was passed over.
  */
+static bool choose_group(Shrink *self, uint64_t last, uint64_t *at, uint64_t *n, bool *ret_chosen,
+                         GError **error)
+{
+    Group group = group_at(self, last - 1);
+
+    *ret_chosen = false;
+    if (!find_place(self, &group, at, n, error)) {
+        return false;
+    }
+    if (*n < group.n || *at + group.n > group.first || self->n_free < group.n + self->n_metadata) {
+        return true;
+    }
+    *ret_chosen = true;
+    group.to = *at;
+    g_array_append_val(self->groups, group);
+    self->n_free -= group.n;
+    *at += group.n;
+    *n -= group.n;
+    return true;
+}
+
+/* From the end down, each group goes to the lowest place that is left. */
 static bool choose_groups(Shrink *self, GError **error)
 {
-    uint64_t at = 0, n = 0, cluster = self->n_clusters;
+    uint64_t at = 0, n = 0, cluster = self->n_clusters, n_free = self->n_free;
+    bool goes_on = true;
 
-    self->limit = self->n_clusters;
-    while (cluster > 0) {
-        if (!get_bit(self->is_data, cluster - 1)) {
-            cluster--;
-            continue;
-        }
-        Group group = group_at(self, cluster - 1);
-        while (n < group.n && at + n < group.first) {
-            at += n;
-            if (!next_free_run(self, &at, group.first, &n, error)) {
+    while (cluster > 0 && goes_on) {
+        if (get_bit(self->is_data, cluster - 1)) {
+            if (!choose_group(self, cluster, &at, &n, &goes_on, error)) {
                 return false;
             }
-            if (n == 0) {
-                return true;
-            }
+            cluster = goes_on ? g_array_index(self->groups, Group, self->groups->len - 1).first : cluster;
+            continue;
         }
-        if (n < group.n || at + group.n > group.first) {
-            return true;
+        bool free;
+        if (!is_free(self, --cluster, &free, error)) {
+            return false;
         }
-        group.to = at;
-        g_array_append_val(self->groups, group);
-        self->limit = group.first;
-        at += group.n;
-        n -= group.n;
-        cluster = group.first;
+        self->n_free -= free;
+        self->n_metadata += !free;
     }
+    self->gain = MIN(n_free, self->end - MIN(self->end, MAX(at, cluster)));
     return true;
 }
 
@@ -283,12 +331,10 @@ static bool move_entry(Shrink *self, Qcow2RewrittenTable *table, uint8_t *entry,
         && qcow2_batch_add(self->batch, offset, len, -(int)table->n_users, error);
 }
 
-/* Tables behind the limit move, too. */
 static bool move_entries(Qcow2RewrittenTable *table, bool *ret_changed, void *data, GError **error)
 {
     Shrink *self = data;
 
-    *ret_changed = table->host_offset >> self->layout->cluster_bits >= self->limit;
     for (uint64_t i = 0; i < BIT(self->layout->l2_bits); i++) {
         if (!move_entry(self, table, table->bytes + i * self->layout->l2_entry_size, ret_changed, error)) {
             return false;
@@ -311,21 +357,48 @@ static bool settle_counts(Shrink *self, GError **error)
     return true;
 }
 
-static bool move_all(Shrink *self, GError **error)
+static bool move_all(Shrink *self, bool *ret_moved, GError **error)
 {
     g_array_sort(self->groups, compare_groups);
+    /* New tables and counts go to the end at first: they must not need what the data leaves there. */
     return copy_groups(self, error)
         && qcow2_batch_count_taken(self->batch, error)
         && settle_counts(self, error)
-        && qcow2_batch_rewrite_tables(self->batch, self->image, move_entries, self,
-                                      self->limit << self->layout->cluster_bits, self->progress, error)
-        && qcow2_batch_commit(self->batch, error);
+        && qcow2_batch_rewrite_tables(self->batch, self->image, move_entries, self, self->progress, error)
+        && qcow2_batch_commit_within(self->batch, self->gain - LEAST_GAIN, ret_moved, error);
 }
 
-static bool move_down(Shrink *self, GError **error)
+static void clear_shrink(Shrink *self)
 {
-    return look_around(self, error) && choose_groups(self, error)
-        && (self->groups->len == 0 || move_all(self, error));
+    g_clear_pointer(&self->batch, qcow2_batch_free);
+    g_clear_pointer(&self->groups, g_array_unref);
+    g_clear_pointer(&self->is_data, g_free);
+    g_clear_pointer(&self->goes_on, g_free);
+}
+
+static bool begin(Shrink *self, Qcow2Image *image, Qcow2Progress *progress, GError **error)
+{
+    *self = (Shrink) {
+        .image = image,
+        .layout = &image->header.layout,
+        .batch = qcow2_batch_begin_low(image, error),
+        .groups = g_array_new(FALSE, FALSE, sizeof(Group)),
+        .progress = progress,
+    };
+    return self->batch && qcow2_image_load_snapshots(image, error);
+}
+
+static bool move_data(Qcow2Image *image, uint64_t *ret_n_moved, Qcow2Progress *progress, GError **error)
+{
+    Shrink self;
+    bool moved = false;
+    bool ok = begin(&self, image, progress, error) && look_around(&self, error) && count_free(&self, error)
+           && choose_groups(&self, error)
+           && (self.groups->len == 0 || self.gain <= LEAST_GAIN || move_all(&self, &moved, error));
+
+    *ret_n_moved = moved ? self.n_moved : 0;
+    clear_shrink(&self);
+    return ok;
 }
 
 /* ---- Giving back ------------------------------------------------------------------------------- */
@@ -353,51 +426,30 @@ static bool punch_free(Shrink *self, uint64_t *ret_bytes, GError **error)
     }
 }
 
-static void clear_shrink(Shrink *self)
+static bool give_back(Qcow2Image *image, uint64_t *ret_bytes, Qcow2Progress *progress, GError **error)
 {
-    g_clear_pointer(&self->batch, qcow2_batch_free);
-    g_clear_pointer(&self->groups, g_array_unref);
-    g_clear_pointer(&self->is_data, g_free);
-    g_clear_pointer(&self->goes_on, g_free);
-}
-
-static bool begin(Shrink *self, Qcow2Image *image, Qcow2Progress *progress, GError **error)
-{
-    *self = (Shrink) {
-        .image = image,
-        .layout = &image->header.layout,
-        .batch = qcow2_batch_begin_low(image, error),
-        .groups = g_array_new(FALSE, FALSE, sizeof(Group)),
-        .progress = progress,
-    };
-    return self->batch && qcow2_image_load_snapshots(image, error);
-}
-
-bool qcow2_shrink(Qcow2Chain *chain, Qcow2TrimResult *result, Qcow2Progress *progress, GError **error)
-{
-    Qcow2Image *image = qcow2_chain_image(chain, 0);
     Shrink self;
+    bool ok = begin(&self, image, progress, error) && punch_free(&self, ret_bytes, error)
+           && qcow2_io_flush(image->file, error);
 
-    bool ok = begin(&self, image, progress, error)
-           && (image->header.layout.has_data_file || move_down(&self, error));
-    result->clusters_moved = self.n_moved;
-    clear_shrink(&self);
-    if (!ok || !qcow2_image_trim_end(image, error)) {
-        return false;
-    }
-    ok = begin(&self, image, progress, error) && punch_free(&self, &result->bytes_punched, error)
-      && qcow2_io_flush(image->file, error);
     clear_shrink(&self);
     return ok;
 }
 
-bool qcow2_shrink_tables(Qcow2Chain *chain, uint64_t limit, Qcow2Progress *progress, GError **error)
+bool qcow2_shrink(Qcow2Image *image, Qcow2TrimResult *result, Qcow2Progress *progress, GError **error)
 {
-    Shrink self;
-    bool ok = begin(&self, qcow2_chain_image(chain, 0), progress, error);
+    uint64_t size, before, n_moved = 0;
 
-    self.limit = limit >> self.layout->cluster_bits;
-    ok = ok && move_all(&self, error);
-    clear_shrink(&self);
-    return ok && qcow2_image_trim_end(qcow2_chain_image(chain, 0), error);
+    if (!qcow2_io_get_size(image->file, &size, error)) {
+        return false;
+    }
+    do {
+        before = size;
+        if ((!image->header.layout.has_data_file && !move_data(image, &n_moved, progress, error))
+            || !qcow2_image_trim_end(image, true, error) || !qcow2_io_get_size(image->file, &size, error)) {
+            return false;
+        }
+        result->clusters_moved += n_moved;
+    } while (n_moved > 0 && size < before);
+    return give_back(image, &result->bytes_punched, progress, error);
 }

@@ -3,15 +3,12 @@
 #ifndef QCOW2_OPS_SHRINK_H
 #define QCOW2_OPS_SHRINK_H
 
-#include "chain/chain.h"
+#include "image/image.h"
 
 /**
- * qcow2_shrink: punches holes where nothing is, after moving clusters from the end of the file into free ones
- * before it.
+ * qcow2_shrink: clusters of data go from the end of the file into free ones before it, then what metadata is
+ * left there; the file is cut, and holes are punched where nothing is.
  */
-bool qcow2_shrink(Qcow2Chain *chain, Qcow2TrimResult *result, Qcow2Progress *progress, GError **error);
-
-/** qcow2_shrink_tables: tables at host offset @limit or behind it move into free clusters before it. */
-bool qcow2_shrink_tables(Qcow2Chain *chain, uint64_t limit, Qcow2Progress *progress, GError **error);
+bool qcow2_shrink(Qcow2Image *image, Qcow2TrimResult *result, Qcow2Progress *progress, GError **error);
 
 #endif

@@ -259,40 +259,8 @@ static bool drop_clusters(Trim *self, GError **error)
     self->batch = batch;
     self->min_size = smallest_size(self->image);
     return batch && count_used(self, &used, error)
-        && qcow2_batch_rewrite_tables(batch, self->image, trim_table, self, UINT64_MAX, self->progress, error)
+        && qcow2_batch_rewrite_tables(batch, self->image, trim_table, self, self->progress, error)
         && (self->result.clusters == 0 || commit_gain(self, used, error));
-}
-
-/* Each step needs a little room for the new tables, which the step before has made. */
-static bool cut_end(Trim *self, uint64_t *ret_size, GError **error)
-{
-    uint64_t before;
-
-    if (!qcow2_io_get_size(self->image->file, ret_size, error)) {
-        return false;
-    }
-    do {
-        before = *ret_size;
-        if (!qcow2_image_trim_end(self->image, error)
-            || !qcow2_io_get_size(self->image->file, ret_size, error)) {
-            return false;
-        }
-    } while (*ret_size < before);
-    return true;
-}
-
-/* Tables that snapshots share were written behind all else; there is room before that now. */
-static bool cut_growth(Trim *self, uint64_t before, uint64_t *ret_after, GError **error)
-{
-    if (self->result.clusters + self->result.clusters_moved == 0) {
-        return qcow2_io_get_size(self->image->file, ret_after, error);
-    }
-    if (!cut_end(self, ret_after, error)) {
-        return false;
-    }
-    return *ret_after <= before
-        || (qcow2_shrink_tables(self->chain, before, self->progress, error)
-            && cut_end(self, ret_after, error));
 }
 
 static bool run(Trim *self, const Qcow2TrimOptions *options, GError **error)
@@ -305,9 +273,12 @@ static bool run(Trim *self, const Qcow2TrimOptions *options, GError **error)
         return false;
     }
     qcow2_progress_expect(self->progress, self->image->size);
-    if (!drop_clusters(self, error) || !cut_growth(self, before, &after, error)
-        || (options->shrink && (!qcow2_shrink(self->chain, &self->result, self->progress, error)
-                                || !cut_growth(self, before, &after, error)))) {
+    bool dropped = drop_clusters(self, error);
+    clear_states(self);
+    if (!dropped
+        || (self->result.clusters > 0 && !qcow2_image_trim_end(self->image, true, error))
+        || (options->shrink && !qcow2_shrink(self->image, &self->result, self->progress, error))
+        || !qcow2_io_get_size(self->image->file, &after, error)) {
         return false;
     }
     self->result.file_size_before = before;
@@ -331,5 +302,5 @@ bool qcow2_trim(Qcow2Chain *chain, const Qcow2TrimOptions *options, Qcow2TrimRes
         *ret_result = self.result;
         qcow2_progress_finish(progress);
     }
-    return ok;
+    return ok || qcow2_fail_unchanged(error, qcow2_chain_layer_name(chain, 0));
 }

@@ -84,6 +84,8 @@ bool lab_pull(const LabPlaces *places, const LabSubject *subject, LabWhich which
 bool lab_pull_to_base(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_rebase(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_rebase_to_none(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_trim(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_trim_shrink(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 
 /** lab_operations: all of them, ended by one without a name. */
 extern const LabOperation lab_operations[];

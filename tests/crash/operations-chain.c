@@ -43,6 +43,31 @@ static bool rebase(const LabPlaces *places, const char *name, const char *format
     return chain && qcow2_rebase(chain, &options, &result, NULL, error);
 }
 
+/* ---- Trim ------------------------------------------------------------------------------------------ */
+
+static bool trim(const LabPlaces *places, bool shrink, GError **error)
+{
+    const Qcow2TrimOptions options = { .shrink = shrink };
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+    Qcow2TrimResult result;
+
+    return chain && qcow2_trim(chain, &options, &result, NULL, error);
+}
+
+bool lab_trim(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)subject;
+    (void)which;
+    return trim(places, false, error);
+}
+
+bool lab_trim_shrink(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)subject;
+    (void)which;
+    return trim(places, true, error);
+}
+
 /* Over the layer after the next. */
 bool lab_rebase(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
 {

@@ -293,6 +293,8 @@ const LabOperation lab_operations[] = {
     { "commit-preserve-two", lab_commit_preserve_two, .n_below = 3, .again = LAB_SUCCEEDS },
     { "commit-middle", lab_commit_middle, .n_below = 2, .again = QCOW2_ERROR_EXISTS },
     { "commit-middles", lab_commit_middles, .n_below = 3, .again = QCOW2_ERROR_EXISTS },
+    { "trim", lab_trim, .again = LAB_SUCCEEDS, .may_tear = true, .tidies_up = true },
+    { "trim-shrink", lab_trim_shrink, .again = LAB_SUCCEEDS, .may_tear = true, .tidies_up = true },
     { "repair-leaks", run_repair_leaks, .again = LAB_SUCCEEDS },
     { "repair-all", run_repair_all, .again = LAB_SUCCEEDS, .repairs = true },
     { NULL },
