@@ -528,6 +528,7 @@ typedef struct Qcow2MoveResult {
 typedef struct Qcow2PullOptions {
     const char *base;               /* "[2]" or a layer's name; NULL: no backing file at all */
     const char *base_format;        /* NULL: what is recorded */
+    bool bitmaps;                   /* merge those of the pulled layers into those of the image, by name */
     bool no_reflink;
 } Qcow2PullOptions;
 

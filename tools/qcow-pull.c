@@ -3,12 +3,15 @@
 #include "tool-moved.h"
 
 static char *base, *base_format;
+static gboolean bitmaps;
 
 static const GOptionEntry entries[] = {
     { "base", 'b', 0, G_OPTION_ARG_FILENAME, &base,
       "The lower layer that becomes the backing file: its name or [INDEX]; none without this", "LAYER" },
     { "backing-format", 'F', 0, G_OPTION_ARG_STRING, &base_format,
       "Format of that layer, where the chain does not record it", "FMT" },
+    { "bitmaps", 0, 0, G_OPTION_ARG_NONE, &bitmaps,
+      "Merge dirty bitmaps of the pulled layers into those of IMAGE, by name", NULL },
     { NULL },
 };
 
@@ -27,6 +30,9 @@ static const ToolCommand command = {
         "internal snapshots: what they read from the layers that go is copied too, once for all of them.",
         "No other image is changed. The layers that were pulled are left as they are, since others may be "
         "backed by them.",
+        "Dirty bitmaps of IMAGE stay as they are, since it reads the same. With --bitmaps those of the layers "
+        "that were pulled are merged into them: what was dirty in a layer is dirty in the bitmap of the same "
+        "name in IMAGE, which gets one where it has none.",
         "LAYER is named as qcow-info --backing-chain prints it, or by its index: [1] is the present backing "
         "file.",
         "All or nothing, also across a crash: one write of the header switches to the new tables and the new "
@@ -60,7 +66,7 @@ int main(int argc, char **argv)
     tool_start(&tool, &command, argc, argv);
     const char *image = tool.arguments[0];
     const Qcow2PullOptions options = {
-        .base = base, .base_format = base_format, .no_reflink = tool.no_reflink,
+        .base = base, .base_format = base_format, .bitmaps = bitmaps, .no_reflink = tool.no_reflink,
     };
     g_autoptr(Qcow2Chain) chain = tool_open_exclusive(&tool, image, tool.format, &error);
     if (!chain) {

@@ -13,6 +13,7 @@
 #include "format/refcount.h"
 #include "image/snapshot-write.h"
 #include "move/in-place.h"
+#include "ops/merge-bitmaps.h"
 #include "util/error.h"
 #include "util/progress.h"
 
@@ -256,7 +257,8 @@ static bool fill_batch(Keeping *self, GError **error)
     return keep_snapshots(self, error)
         && (keep->snapshots_only || keep_state(self, NULL, &result, &bytes, error))
         /* What a snapshot shared with the active layer may be the active layer's alone now. */
-        && (!self->snapshots_changed || qcow2_batch_fix_active_flags(self->batch, self->image, error));
+        && (!self->snapshots_changed || qcow2_batch_fix_active_flags(self->batch, self->image, error))
+        && qcow2_merge_bitmaps(self->batch, self->image, keep->chain, 0, 1, keep->bitmaps_end, error);
 }
 
 /* ---- The room for it --------------------------------------------------------------------------- */

@@ -20,6 +20,7 @@ typedef struct Qcow2Keep {
     bool set_backing;             /* the header gets these names: */
     const char *backing_name, *backing_format;    /* NULL: none */
     GBytes *merge_note;           /* NULL, or to be recorded with them, see ops/merge.h */
+    unsigned bitmaps_end;         /* bitmaps of layers [1, this) of @chain are merged into the image */
     bool compare_data;            /* look at bytes where metadata cannot tell */
     bool compress, no_reflink;
 } Qcow2Keep;

@@ -6,6 +6,7 @@
 #include "image/bitmaps.h"
 #include "move/in-place.h"
 #include "ops/changes.h"
+#include "ops/merge-bitmaps.h"
 #include "ops/merge.h"
 #include "util/error.h"
 #include "util/progress.h"
@@ -41,36 +42,22 @@ static bool open_base(Base *self, GError **error)
 
 /* ---- Bitmaps ----------------------------------------------------------------------------------- */
 
-/* With --bitmaps, one that all merged layers have says itself what changed. */
-static bool is_merged_by_name(const Qcow2Merge *merge, const char *name, bool *ret_merged, GError **error)
-{
-    *ret_merged = merge->options->bitmaps;
-    for (unsigned i = merge->top; *ret_merged && i < merge->base; i++) {
-        g_autoptr(GArray) entries = qcow2_image_read_bitmaps(qcow2_chain_image(merge->chain, i), error);
-        bool found = false;
-        for (guint j = 0; entries && j < entries->len; j++) {
-            found = found || strcmp(g_array_index(entries, Qcow2BitmapEntry, j).name, name) == 0;
-        }
-        if (!entries) {
-            return false;
-        }
-        *ret_merged = found;
-    }
-    return true;
-}
-
 static bool mark_written(Base *self, Qcow2Batch *batch, GError **error)
 {
+    const Qcow2Merge *merge = self->merge;
     g_autoptr(GArray) entries = qcow2_image_read_bitmaps(self->image, error);
     g_autoptr(Qcow2BitmapEdit) edit = entries ? qcow2_bitmap_edit_new(batch, self->image, error) : NULL;
 
     for (guint i = 0; edit && i < entries->len; i++) {
         const Qcow2BitmapEntry *entry = &g_array_index(entries, Qcow2BitmapEntry, i);
-        bool merged;
+        bool merged = false;
         if (!(entry->flags & QCOW2_BITMAP_AUTO) || (entry->flags & QCOW2_BITMAP_IN_USE)) {
             continue;
         }
-        if (!is_merged_by_name(self->merge, entry->name, &merged, error)
+        /* With --bitmaps, one that all merged layers have says itself what changed. */
+        if ((merge->options->bitmaps
+             && !qcow2_bitmap_is_in_layers(merge->chain, merge->top, merge->base, entry->name, &merged,
+                                           error))
             || (!merged && !qcow2_bitmap_edit_set(edit, entry->name, self->changes, error))) {
             return false;
         }
@@ -78,22 +65,14 @@ static bool mark_written(Base *self, Qcow2Batch *batch, GError **error)
     return edit && qcow2_bitmap_edit_finish(edit, error);
 }
 
-static bool merge_bitmaps(Base *self, Qcow2Batch *batch, GError **error)
+static bool note_changes(Base *self, Qcow2Batch *batch, GError **error)
 {
     const Qcow2Merge *merge = self->merge;
 
-    for (unsigned i = merge->top; merge->options->bitmaps && i < merge->base; i++) {
-        if (!qcow2_batch_merge_bitmaps(batch, self->image, qcow2_chain_image(merge->chain, i), error)) {
-            g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(merge->chain, i));
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool note_changes(Base *self, Qcow2Batch *batch, GError **error)
-{
-    return (!self->changes || mark_written(self, batch, error)) && merge_bitmaps(self, batch, error);
+    return (!self->changes || mark_written(self, batch, error))
+        && (!merge->options->bitmaps
+            || qcow2_merge_bitmaps(batch, self->image, merge->chain, merge->top, merge->top, merge->base,
+                                   error));
 }
 
 static bool find_changes(Base *self, GError **error)
@@ -257,7 +236,13 @@ static bool check_raw(const Qcow2Merge *merge, const Qcow2Image *image, uint64_t
                       " of the layer above; nothing was written", image->size, size);
 }
 
-static bool check_qcow2(const Qcow2Image *image, uint64_t size, GError **error)
+static bool check_bitmaps(const Qcow2Merge *merge, Qcow2Image *image, GError **error)
+{
+    return !merge->options->bitmaps
+        || qcow2_merge_bitmaps_check(image, merge->chain, merge->top, merge->top, merge->base, error);
+}
+
+static bool check_growth(const Qcow2Image *image, uint64_t size, GError **error)
 {
     return size <= image->size || image->header.layout.version >= 3 || image->header.n_snapshots == 0
         || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
@@ -268,10 +253,11 @@ static bool check_qcow2(const Qcow2Image *image, uint64_t size, GError **error)
 
 bool qcow2_merge_check_base(Qcow2Merge *merge, GError **error)
 {
-    const Qcow2Image *image = qcow2_chain_image(merge->chain, merge->base);
+    Qcow2Image *image = qcow2_chain_image(merge->chain, merge->base);
     uint64_t size = qcow2_chain_image(merge->chain, merge->top)->size;
     bool ok = image->kind == QCOW2_IMAGE_RAW ? check_raw(merge, image, size, error)
-                                             : check_qcow2(image, size, error);
+                                             : check_growth(image, size, error)
+                                                   && check_bitmaps(merge, image, error);
 
     if (!ok) {
         g_prefix_error(error, "into '%s': ", qcow2_chain_layer_name(merge->chain, merge->base));

@@ -8,6 +8,7 @@
 
 #include "chain/naming.h"
 #include "ops/keep.h"
+#include "ops/merge-bitmaps.h"
 #include "util/error.h"
 #include "util/progress.h"
 
@@ -57,6 +58,12 @@ bool qcow2_pull(Qcow2Chain *chain, const Qcow2PullOptions *options, Qcow2MoveRes
                           qcow2_chain_layer_name(chain, 0));
     }
     if (!qcow2_chain_open_all(chain, error) || !find_base(chain, options, &base, error)) {
+        return false;
+    }
+    keep.bitmaps_end = options->bitmaps ? base : 0;
+    if (options->bitmaps
+        && !qcow2_merge_bitmaps_check(qcow2_chain_image(chain, 0), chain, 0, 1, base, error)) {
+        g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(chain, 0));
         return false;
     }
     bool ok = options->base ? pull_to_base(chain, base, &keep, ret_result, options, progress, error)

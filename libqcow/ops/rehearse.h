@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Missing space is found before the first write: an operation says what it needs, first from sizes alone, then
- * from tables, and last by a rehearsal of all that it does on places on trial, which is exact. What is there
- * for sure by the cheap answer is not asked for again.
+ * Missing space is found before the first write: an operation says what it needs, first from sizes alone,
+ * then from tables, and last by a rehearsal of all that it does on places on trial, which is exact. Where the
+ * cheap answer is enough, no other is asked for.
  */
 #ifndef QCOW2_OPS_REHEARSE_H
 #define QCOW2_OPS_REHEARSE_H
@@ -23,8 +23,8 @@ typedef bool (*Qcow2NeedFunc)(void *data, Qcow2NeedStep step, Qcow2Room *room, G
 bool qcow2_check_room(Qcow2NeedFunc func, void *data, GError **error);
 
 /**
- * qcow2_need_in_image: what @image takes at most when @data_bytes are moved into @n_states of its states, none
- * of which is larger than @size.
+ * qcow2_need_in_image: what @image takes at most when @data_bytes are moved into @n_states of its states,
+ * none of which is larger than @size.
  */
 bool qcow2_need_in_image(Qcow2Room *room, Qcow2Image *image, uint64_t data_bytes, uint64_t size,
                          uint64_t n_states, GError **error);

@@ -613,6 +613,20 @@ dirty() {
     [[ $(dirty base.qcow2 own) == "2097152 131072" ]]
 }
 
+@test "commit --bitmaps: one that a merged layer above does not have is dirty where that layer wrote" {
+    require nbdinfo
+    CHAIN_SIZE=4M make_chain base.qcow2 mid.qcow2 top.qcow2
+    qemu-img bitmap --add mid.qcow2 on
+    qemu-img bitmap --add mid.qcow2 off
+    guest_write mid.qcow2 1M 64K A
+    qemu-img bitmap --disable mid.qcow2 off
+    guest_write top.qcow2 2M 128K C
+    qcow-commit -q --bitmaps -b base.qcow2 top.qcow2
+    assert_clean base.qcow2
+    [[ $(dirty base.qcow2 on) == "1048576 65536"$'\n'"2097152 131072" ]]
+    [[ $(dirty base.qcow2 off) == "1048576 65536" ]]
+}
+
 @test "commit --bitmaps: refused for a raw base" {
     truncate -s 1M base.raw
     make_image top.qcow2 1M -b base.raw -F raw

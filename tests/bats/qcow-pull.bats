@@ -128,6 +128,57 @@ assert_pulled() {
     assert_json '[.[] | select(.type == 1)] | map([.offset, .length]) == [[5242880, 65536]]'
 }
 
+# dirty IMAGE BITMAP: print its dirty ranges, a line "START LENGTH" for each, as qemu-nbd exports it
+dirty() {
+    rm -f nbd.sock*
+    start_qemu_nbd nbd.sock -r -f qcow2 -B "$2" "$1"
+    nbdinfo --json --map="qemu:dirty-bitmap:$2" "nbd+unix:///?socket=$PWD/nbd.sock" |
+        jq -r '.[] | select(.type == 1) | "\(.offset) \(.length)"'
+    stop_daemon "$daemon_pid"
+}
+
+@test "pull --bitmaps: bitmaps of the pulled layers live on in the image, merged by name" {
+    require nbdinfo
+    CHAIN_SIZE=4M make_chain base.qcow2 mid.qcow2 top.qcow2
+    qemu-img bitmap --add base.qcow2 base
+    qemu-img bitmap --add mid.qcow2 both
+    qemu-img bitmap --add -g 128K mid.qcow2 mid
+    qemu-img bitmap --add --disable mid.qcow2 old
+    guest_write mid.qcow2 1M 64K A
+    qemu-img bitmap --disable mid.qcow2 both
+    qemu-img bitmap --add top.qcow2 both
+    guest_write top.qcow2 2M 64K C
+    active_raw top.qcow2 top.raw
+    cp mid.qcow2 theirs.qcow2
+    remember_image base.qcow2 mid.qcow2
+    qcow-pull -q --bitmaps -b base.qcow2 top.qcow2
+    assert_image_unchanged base.qcow2 mid.qcow2
+    assert_pulled top.qcow2 top.raw "base.qcow2 qcow2"
+    [[ $(qcow-bitmap --list --output=json top.qcow2 | jq -c 'map([.name, .granularity, (.flags | length)])') == \
+       '[["both",65536,1],["mid",131072,1],["old",65536,0]]' ]]
+    [[ $(dirty top.qcow2 both) == "1048576 65536"$'\n'"2097152 65536" ]]
+    [[ $(dirty top.qcow2 old) == "" ]]
+    # It was not there when the top was written to: what it missed is dirty in it.
+    [[ $(dirty top.qcow2 mid) == "1048576 131072"$'\n'"2097152 131072" ]]
+    # qemu-img goes on with them.
+    qemu-img bitmap --merge mid -b theirs.qcow2 -F qcow2 top.qcow2 both
+    guest_write top.qcow2 3M 64K D
+    [[ $(dirty top.qcow2 both) == "1048576 131072"$'\n'"2097152 65536"$'\n'"3145728 65536" ]]
+    assert_clean top.qcow2
+}
+
+@test "pull --bitmaps: one that is in use cannot be merged, and nothing is changed" {
+    make_three
+    qemu-img bitmap --add mid.qcow2 b
+    start_qsd --blockdev driver=qcow2,node-name=d,file.driver=file,file.filename=mid.qcow2
+    kill_daemon "$daemon_pid"
+    remember_image top.qcow2
+    run -1 qcow-pull --bitmaps top.qcow2
+    assert_output_has "'top.qcow2': bitmaps of 'mid.qcow2': bitmap 'b'" "inconsistent" "qcow-bitmap --remove"
+    assert_image_unchanged top.qcow2
+    qcow-pull -q top.qcow2
+}
+
 @test "pull: a base in another folder is recorded relative to the image" {
     mkdir lower
     make_image lower/base.qcow2 4M
