@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* qcow-copy: images and states into new images, as qemu-img convert. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,14 +108,25 @@ static const ToolCommand command = {
 
 /* ---- Usage ------------------------------------------------------------------------------------- */
 
-static uint64_t read_sparse_size(const Tool *tool)
+/* In qemu-img's words, which tell a number out of range from what is no size at all. */
+static uint64_t read_size(const Tool *tool, const char *what, const char *text)
 {
-    g_autoptr(GError) error = NULL;
     uint64_t size = 0;
 
-    if (sparse_text && !qcow2_parse_size(sparse_text, &size, &error)) {
-        tool_usage(tool, "--sparse-size: %s", error->message);
+    if (text && !qcow2_parse_size(text, &size, NULL)) {
+        bool is_number = *text != '\0' && text[strspn(text, "-0123456789")] == '\0' && strcmp(text, "-") != 0;
+        if (is_number) {
+            tool_usage(tool, "Invalid %s specified. Must be between 0 and %" PRIi64 ".", what, INT64_MAX);
+        }
+        tool_usage(tool, "Invalid %s specified: '%s'.", what, text);
     }
+    return size;
+}
+
+static uint64_t read_sparse_size(const Tool *tool)
+{
+    uint64_t size = read_size(tool, "buffer size for sparse output", sparse_text);
+
     if (size % SECTOR_SIZE != 0 || size > MAX_SPARSE_SIZE) {
         tool_usage(tool, "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 "
                          "up to 16777216. Select 0 to disable sparse detection (fully allocates output).");
@@ -124,7 +136,8 @@ static uint64_t read_sparse_size(const Tool *tool)
 
 static void check_pairs(const Tool *tool)
 {
-    static const struct {
+    const gboolean has_backing = backing_name != NULL, has_format = output_format != NULL;
+    const struct {
         const gboolean *given, *other;
         bool must_have;
         const char *message;
@@ -134,6 +147,9 @@ static void check_pairs(const Tool *tool)
         { &offload, &salvage, false, "Cannot use copy offloading in salvaging mode" },
         { &target_image_opts, &existing, true, "--target-image-opts requires use of -n flag" },
         { &target_is_zero, &existing, true, "--target-is-zero requires use of -n flag" },
+        { &target_is_zero, &has_backing, false,
+          "Cannot use --target-is-zero when the destination image has a backing file" },
+        { &target_image_opts, &has_format, false, "--target-image-opts and -O are mutually exclusive" },
         { &resume, &existing, false, "--resume is for a new TARGET; with -n the same command completes it" },
     };
 
@@ -146,8 +162,6 @@ static void check_pairs(const Tool *tool)
 
 static void check_usage(Tool *tool)
 {
-    g_autoptr(GError) error = NULL;
-
     check_pairs(tool);
     if (sparse_text && offload) {
         tool_usage(tool, "Cannot enable copy offloading when -S is used");
@@ -155,11 +169,8 @@ static void check_usage(Tool *tool)
     if (existing && create_options) {
         tool_usage(tool, "-o has no effect when skipping image creation");
     }
-    if (existing && backing_name) {
-        tool_usage(tool, "-B makes a new image; an existing one keeps the backing file that it has");
-    }
-    if (rate_text && !qcow2_parse_size(rate_text, &tool->rate, &error)) {
-        tool_usage(tool, "--rate-limit: %s", error->message);
+    if (rate_text) {
+        tool->rate = read_size(tool, "rate limit", rate_text);
     }
     if (!folder && tool->n_arguments < 2) {
         tool_usage(tool, "%s", command.arguments_error);

@@ -233,6 +233,15 @@ static bool fail_unknown(const Option *known, const char *name, GError **error)
     return qcow2_fail(error, QCOW2_ERROR_INVALID, "there is no option '%s'; there are %s", name, names->str);
 }
 
+/* What scripts of old still say: "encryption=off". */
+static bool is_no_encryption(const char *name, const char *value)
+{
+    const Option option = { .name = name, .type = TYPE_SWITCH, .words = switch_words };
+    unsigned is_on;
+
+    return strcmp(name, "encryption") == 0 && parse_word(&option, value, &is_on, NULL) && !is_on;
+}
+
 static void remember(Qcow2CreateOptions *options, const char *name, const char *value)
 {
     if (!options->given) {
@@ -255,6 +264,9 @@ static bool parse_list(const char *text, const Option *known, Qcow2CreateOptions
                               "an option without a name; expected NAME=VALUE[,NAME=VALUE]");
         }
         const Option *option = find_option(known, word);
+        if (known == qcow2_options && is_no_encryption(word, value)) {
+            continue;
+        }
         if (!option) {
             return fail_unknown(known, word, error);
         }

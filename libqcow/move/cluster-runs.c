@@ -115,6 +115,21 @@ static void run_of_mixed_cluster(const Qcow2RunRules *rules, const GArray *exten
                                       : QCOW2_RUN_DATA;
 }
 
+bool qcow2_gap_run(const Qcow2Layout *layout, uint64_t start, uint64_t end, Qcow2ClusterRun *ret)
+{
+    uint64_t guest_end = end << layout->cluster_bits;
+
+    *ret = (Qcow2ClusterRun) {
+        .kind = QCOW2_RUN_DATA,
+        .first_cluster = start,
+        .n_clusters = start < end ? end - start : 0,
+        .guest_start = guest_end,
+        .guest_end = guest_end,
+        .first_extent = G_MAXUINT,
+    };
+    return start < end;
+}
+
 bool qcow2_next_run(const Qcow2RunRules *rules, const GArray *extents, Qcow2RunCursor *cursor,
                     Qcow2ClusterRun *ret)
 {

@@ -39,6 +39,9 @@ typedef struct Qcow2RunCursor {
     uint64_t offset;
 } Qcow2RunCursor;
 
+/** qcow2_gap_run: clusters [start, end), which hold nothing of what is carried; false when there are none. */
+bool qcow2_gap_run(const Qcow2Layout *layout, uint64_t start, uint64_t end, Qcow2ClusterRun *ret);
+
 /** qcow2_next_run: false when @extents is used up. */
 bool qcow2_next_run(const Qcow2RunRules *rules, const GArray *extents, Qcow2RunCursor *cursor,
                     Qcow2ClusterRun *ret);

@@ -32,6 +32,7 @@ struct Qcow2Overlay {
     Qcow2Mover *mover;            /* made with the first window, when the target is known */
     GArray *runs;                 /* Qcow2ClusterRun: waiting */
     GArray *streams;              /* Qcow2Stream: of the waiting runs, in order */
+    uint64_t next_cluster;        /* with map_gaps: behind the last run */
     Sharing sharing;
     uint64_t written_back;        /* host offset up to which streams are on their way to the disk */
     Qcow2OverlayStats stats;
@@ -109,13 +110,34 @@ Qcow2OverlayStats qcow2_overlay_get_stats(const Qcow2Overlay *overlay)
 
 /* ---- Counting ---------------------------------------------------------------------------------- */
 
+/* Clusters between the last run and @run, or the end without one; false: none, or they are not mapped. */
+static bool next_gap(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, Qcow2ClusterRun *ret)
+{
+    const Qcow2Layout *layout = overlay->rules.layout;
+    uint64_t start = overlay->next_cluster;
+    uint64_t end = run ? run->first_cluster
+                       : qcow2_div_round_up(overlay->state->size, layout->cluster_size);
+
+    overlay->next_cluster = run ? end + run->n_clusters : 0;
+    return overlay->options.map_gaps && qcow2_gap_run(layout, start, end, ret);
+}
+
+static void expect_gap(Qcow2Overlay *overlay, const Qcow2ClusterRun *gap)
+{
+    qcow2_new_image_expect(overlay->image, gap->first_cluster, gap->n_clusters, gap->n_clusters);
+}
+
 void qcow2_overlay_expect(Qcow2Overlay *overlay, const GArray *extents)
 {
     Qcow2RunCursor cursor = { 0 };
-    Qcow2ClusterRun run;
+    Qcow2ClusterRun run, gap;
 
     while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
-        uint64_t n_data = run.kind == QCOW2_RUN_ZERO ? 0 : run.n_clusters;
+        if (next_gap(overlay, &run, &gap)) {
+            expect_gap(overlay, &gap);
+        }
+        bool has_cluster = run.kind != QCOW2_RUN_ZERO || overlay->options.map_gaps;
+        uint64_t n_data = has_cluster ? run.n_clusters : 0;
         if (n_data == 0 && overlay->options.zeros_are_nothing) {
             continue;
         }
@@ -130,6 +152,11 @@ void qcow2_overlay_expect(Qcow2Overlay *overlay, const GArray *extents)
 
 bool qcow2_overlay_lay_out(Qcow2Overlay *overlay, GError **error)
 {
+    Qcow2ClusterRun gap;
+
+    if (next_gap(overlay, NULL, &gap)) {
+        expect_gap(overlay, &gap);
+    }
     return qcow2_new_image_lay_out(overlay->image, error);
 }
 
@@ -140,18 +167,6 @@ static uint64_t bitmap_of(const Qcow2Overlay *overlay, const Qcow2ClusterRun *ru
     return overlay->rules.layout->extended_l2 ? (uint64_t)run->zero_mask << 32 | run->data_mask : 0;
 }
 
-static bool map_zero(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, GError **error)
-{
-    uint64_t raw = overlay->rules.layout->extended_l2 ? 0 : L2E_ZERO;
-
-    if (overlay->options.zeros_are_nothing) {
-        return true;
-    }
-    overlay->stats.zero_clusters += run->n_clusters;
-    return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters, raw,
-                               bitmap_of(overlay, run), 0, error);
-}
-
 static bool map_data(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, uint64_t host_offset,
                      GError **error)
 {
@@ -159,6 +174,21 @@ static bool map_data(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *
     return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters,
                                host_offset | L2E_COPIED, bitmap_of(overlay, run),
                                overlay->rules.layout->cluster_size, error);
+}
+
+static bool map_zero(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, GError **error)
+{
+    uint64_t raw = overlay->rules.layout->extended_l2 ? 0 : L2E_ZERO;
+
+    if (overlay->options.zeros_are_nothing) {
+        return true;
+    }
+    if (overlay->options.map_gaps) {
+        return map_data(overlay, io, run, qcow2_new_image_take(overlay->image, run->n_clusters), error);
+    }
+    overlay->stats.zero_clusters += run->n_clusters;
+    return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters, raw,
+                               bitmap_of(overlay, run), 0, error);
 }
 
 /* A cluster that was only read to be looked at: with holes where the new file has them already. */
@@ -409,10 +439,13 @@ bool qcow2_overlay_can_share(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *e
 bool qcow2_overlay_write(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
 {
     Qcow2RunCursor cursor = { 0 };
-    Qcow2ClusterRun run;
+    Qcow2ClusterRun run, gap;
 
     need_mover(overlay, io);
     while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
+        if (next_gap(overlay, &run, &gap)) {
+            g_array_append_val(overlay->runs, gap);
+        }
         g_array_append_val(overlay->runs, run);
         if (run.kind == QCOW2_RUN_STREAM) {
             queue_streams(overlay, &run, extents);
@@ -425,10 +458,20 @@ bool qcow2_overlay_write(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *exten
     return write_waiting_runs(overlay, io, extents, error);
 }
 
+static bool map_last_gap(Qcow2Overlay *overlay, Qcow2Io *io, GError **error)
+{
+    Qcow2ClusterRun gap;
+
+    return !next_gap(overlay, NULL, &gap)
+        || map_data(overlay, io, &gap, qcow2_new_image_take(overlay->image, gap.n_clusters), error);
+}
+
 bool qcow2_overlay_finish(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t *ret_len, GError **error)
 {
+    bool ok = map_last_gap(overlay, io, error);
+
     *ret_len = qcow2_new_image_end(overlay->image);
-    return (!overlay->mover || qcow2_mover_drain(overlay->mover, error))
+    return ok && (!overlay->mover || qcow2_mover_drain(overlay->mover, error))
         && qcow2_new_image_end_tables(overlay->image, io, error)
         && qcow2_new_image_write_head(overlay->image, io, false, error)
         && qcow2_io_truncate(io, *ret_len, error);

@@ -28,6 +28,7 @@ typedef struct Qcow2OverlayOptions {
     Qcow2SparseRule sparse;   /* zeros in data that is read are left out; all zero: they are not looked for */
     bool zeros_are_nothing;   /* nothing lies below: what reads as zeros is not mapped */
     bool map_zeros;           /* what reads as zeros gets clusters (preallocation) */
+    bool map_gaps;            /* extended L2: what is not carried gets clusters that hold nothing yet */
     bool target_is_dirty;     /* a device: what is not written there reads as anything */
 } Qcow2OverlayOptions;
 

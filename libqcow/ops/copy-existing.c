@@ -24,12 +24,29 @@ static bool check_size(const Qcow2Copy *copy, uint64_t size, GError **error)
 
 /* ---- Raw --------------------------------------------------------------------------------------- */
 
+/* What is written of a raw file: all of it, but for an offset and a size in its options. */
+static bool find_part(const Qcow2Place *place, Qcow2Io *io, uint64_t *ret_size, GError **error)
+{
+    uint64_t len;
+
+    if (!qcow2_io_get_size(io, &len, error)) {
+        return false;
+    }
+    uint64_t rest = len > place->raw_offset ? len - place->raw_offset : 0;
+    *ret_size = place->raw_size == UINT64_MAX ? rest : place->raw_size;
+    return *ret_size <= rest
+        || qcow2_fail(error, QCOW2_ERROR_INVALID,
+                      "'%s': the size of %" PRIu64 " bytes at offset %" PRIu64 " is more than the file has",
+                      place->shown, *ret_size, place->raw_offset);
+}
+
 static bool copy_to_raw(Qcow2Copy *copy, const Qcow2Place *place, GError **error)
 {
     g_autoptr(Qcow2Target) target = qcow2_target_existing(place, copy->options->cache, error);
     uint64_t size;
 
-    return target && qcow2_io_get_size(qcow2_target_io(target), &size, error)
+    copy->target_offset = place->raw_offset;
+    return target && find_part(place, qcow2_target_io(target), &size, error)
         && check_size(copy, size, error)
         && qcow2_copy_bytes(copy, qcow2_target_io(target), copy->options->target_is_zero, error)
         && qcow2_copy_publish(copy, target, error);
@@ -40,7 +57,7 @@ static bool copy_to_raw(Qcow2Copy *copy, const Qcow2Place *place, GError **error
 static Qcow2Chain *open_target(const Qcow2Copy *copy, GError **error)
 {
     Qcow2OpenOptions options = {
-        .format = copy->options->target_image_opts ? copy->options->output_format : "qcow2",
+        .format = copy->options->target_image_opts ? NULL : "qcow2",
         .writable = true,
         .untrusted = copy->options->untrusted,
         .image_opts = copy->options->target_image_opts,
@@ -143,26 +160,30 @@ static bool copy_to_qcow2(Qcow2Copy *copy, GError **error)
     return apply_source(copy, chain, error) || qcow2_fail_unchanged(error, copy->target);
 }
 
+/* -O says it, raw by default; with --target-image-opts the target's own options do. */
+static bool find_format(const Qcow2CopyOptions *options, const Qcow2Place *place, bool *ret_is_raw,
+                        GError **error)
+{
+    const char *format = options->target_image_opts ? place->format
+                       : options->output_format     ? options->output_format
+                                                    : "raw";
+
+    *ret_is_raw = format && strcmp(format, "raw") == 0;
+    return !format || *ret_is_raw || strcmp(format, "qcow2") == 0
+        || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                      "'%s': Unknown driver '%s': qcow2 and raw images can be written", place->shown, format);
+}
+
 bool qcow2_copy_to_existing(Qcow2Copy *copy, GError **error)
 {
     const Qcow2CopyOptions *options = copy->options;
-    bool is_raw = options->output_format && strcmp(options->output_format, "raw") == 0;
+    bool is_raw;
     g_autoptr(Qcow2Place) place =
         qcow2_place_parse(copy->target, NULL, options->target_image_opts, error);
 
-    if (!place
-        || (place->kind == QCOW2_PLACE_FILE && !qcow2_refuse_layer(copy->first, place->target, error))) {
+    if (!place || !find_format(options, place, &is_raw, error)
+        || !qcow2_copy_refuse_source(copy, place, error)) {
         return false;
-    }
-    if (!options->output_format && !options->target_image_opts) {
-        is_raw = true;
-    }
-    if (place->format && strcmp(place->format, "raw") == 0) {
-        is_raw = true;
-    }
-    if (is_raw && (place->raw_offset != 0 || place->raw_size != UINT64_MAX)) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                          "'%s': a part of a raw file cannot be copied to", copy->target);
     }
     if (is_raw && options->compress) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID, "Compression not supported for this file format");

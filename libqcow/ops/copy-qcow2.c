@@ -23,10 +23,6 @@ static bool check(const Qcow2Copy *copy, const Qcow2Creation *creation, GError *
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                           "a copy to a qcow2 image with preallocation, or with -S 0, cannot be resumed");
     }
-    if (preallocates && creation->options.backing_file) {
-        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                          "a copy over a backing file cannot be preallocated");
-    }
     return true;
 }
 
@@ -44,6 +40,7 @@ static Qcow2Overlay *new_overlay(Qcow2Copy *copy, const Qcow2Creation *creation,
         .sparse = copy->sparse,
         .zeros_are_nothing = !has_backing,
         .map_zeros = map_all && !has_backing,
+        .map_gaps = has_backing && creation->options.preallocation != QCOW2_PREALLOCATION_OFF,
         .target_is_dirty = !is_new,
     };
     g_auto(Qcow2Header) header = { 0 };

@@ -22,7 +22,7 @@ static bool put(const GArray *extents, void *data, GError **error)
     for (guint i = 0; i < extents->len; i++) {
         const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
         qcow2_progress_expect(raw->copy->progress, extent->len_bytes);
-        if (!qcow2_mover_add(raw->mover, extent, extent->guest_offset, error)) {
+        if (!qcow2_mover_add(raw->mover, extent, raw->copy->target_offset + extent->guest_offset, error)) {
             return false;
         }
     }
@@ -37,7 +37,8 @@ static bool can_share(const GArray *extents, void *data)
     for (guint i = 0; i < extents->len && !raw->tried_sharing; i++) {
         const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
         if (extent->kind == QCOW2_EXTENT_DATA) {
-            raw->shares = qcow2_mover_can_share(raw->mover, extent, extent->guest_offset);
+            raw->shares =
+                qcow2_mover_can_share(raw->mover, extent, raw->copy->target_offset + extent->guest_offset);
             raw->tried_sharing = true;
         }
     }

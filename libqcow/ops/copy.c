@@ -84,6 +84,18 @@ bool qcow2_copy_end(const Qcow2Copy *copy, GError **error)
     return true;
 }
 
+/* All zeros would not be what was salvaged of an image that only lacks its key. */
+static bool check_readable(const Qcow2Copy *copy, Qcow2Chain *chain, GError **error)
+{
+    for (unsigned i = 0; copy->options->salvage && i < qcow2_chain_n_layers(chain); i++) {
+        if (!qcow2_image_check_readable(qcow2_chain_image(chain, i), error)) {
+            g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(chain, i));
+            return false;
+        }
+    }
+    return true;
+}
+
 /* A damaged chain is no reason to fail when something is to be salvaged of it. */
 static bool open_layers(Qcow2State *state, GError **error)
 {
@@ -110,7 +122,7 @@ static Qcow2Io *join(const Qcow2Copy *copy, GError **error)
 
     for (size_t i = 0; i < copy->n_sources; i++) {
         Qcow2State *source = copy->sources[i];
-        if (!open_layers(source, error)) {
+        if (!open_layers(source, error) || !check_readable(copy, source->chain, error)) {
             return NULL;
         }
         parts[i].state = source;
@@ -120,6 +132,30 @@ static Qcow2Io *join(const Qcow2Copy *copy, GError **error)
 }
 
 /* ---- The work ---------------------------------------------------------------------------------- */
+
+bool qcow2_copy_refuse_source(const Qcow2Copy *copy, const Qcow2Place *place, GError **error)
+{
+    for (size_t i = 0; place && place->kind == QCOW2_PLACE_FILE && i < copy->n_sources; i++) {
+        if (!qcow2_refuse_layer(copy->sources[i]->chain, place->target, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool check_places(const Qcow2Copy *copy, const Qcow2Creation *creation, GError **error)
+{
+    return qcow2_copy_refuse_source(copy, creation->place, error)
+        && qcow2_copy_refuse_source(copy, creation->data_place, error);
+}
+
+/* Known before the work, not after it. */
+static bool check_bitmaps(const Qcow2Copy *copy, const Qcow2Creation *creation, GError **error)
+{
+    return !copy->options->bitmaps || creation->options.version >= 3
+        || qcow2_fail(error, QCOW2_ERROR_INVALID,
+                      "Format driver 'qcow2' does not support bitmaps in version 2 (compat=0.10)");
+}
 
 static bool copy_to_new(Qcow2Copy *copy, GError **error)
 {
@@ -135,10 +171,9 @@ static bool copy_to_new(Qcow2Copy *copy, GError **error)
         .warn = options->warn,
         .warn_data = options->warn_data,
     };
-    Qcow2Creation creation = { .cache = options->cache, .resume = options->resume };
+    Qcow2Creation creation = { .cache = options->cache, .resume = options->resume, .is_copy = true };
     bool ok = qcow2_creation_begin(&creation, copy->target, &request, error)
-           && (creation.place->kind != QCOW2_PLACE_FILE
-               || qcow2_refuse_layer(copy->first, creation.place->target, error));
+           && check_places(copy, &creation, error) && check_bitmaps(copy, &creation, error);
 
     if (ok) {
         copy->size = creation.options.size;

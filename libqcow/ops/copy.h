@@ -20,6 +20,7 @@ typedef struct Qcow2Copy {
     const Qcow2CopyOptions *options;
     const char *target;
     uint64_t size;                /* of the source, in whole sectors */
+    uint64_t target_offset;       /* raw bytes in place: where the target's disk begins */
     Qcow2SparseRule sparse;
     bool share_first;             /* where extents can be shared nobody looks for zeros */
     Qcow2Progress *progress;
@@ -34,6 +35,9 @@ static inline bool qcow2_copy_is_all(const Qcow2Copy *copy)
 {
     return copy->options->has_sparse_size && copy->options->sparse_size == 0;
 }
+
+/** qcow2_copy_refuse_source: a file of a source's chain is not written to; @place may be NULL. */
+bool qcow2_copy_refuse_source(const Qcow2Copy *copy, const Qcow2Place *place, GError **error);
 
 /** qcow2_copy_end: that no source changed; to be called before the target gets its name. */
 bool qcow2_copy_end(const Qcow2Copy *copy, GError **error);

@@ -34,7 +34,7 @@ static bool read_size(Qcow2Creation *creation, GError **error)
     const Qcow2CreateRequest *request = creation->request;
     Qcow2CreateOptions *options = &creation->options;
 
-    if (request->has_size && options->has_size) {
+    if (request->has_size && options->has_size && !creation->is_copy) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID, "The image size must be specified only once");
     }
     if (request->has_size) {
@@ -51,7 +51,8 @@ static bool read_backing(Qcow2Creation *creation, GError **error)
     Qcow2CreateOptions *options = &creation->options;
 
     if (creation->raw && (request->backing_name || request->backing_format)) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Backing file not supported for file format 'raw'");
+        return qcow2_fail(error, QCOW2_ERROR_INVALID, "Backing file%s not supported for file format 'raw'",
+                          request->backing_name ? "" : " format");
     }
     if (request->backing_name) {
         g_free(options->backing_file);
@@ -162,6 +163,11 @@ static bool fail_without_format(const Qcow2Creation *creation, GError **error)
     const char *detected = !creation->backing ? NULL
                          : qcow2_chain_image(creation->backing, 0)->kind == QCOW2_IMAGE_RAW ? "raw" : "qcow2";
 
+    if (creation->is_copy) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "Use of backing file requires explicit backing format%s%s",
+                          detected ? ": it seems to be " : "", detected ? detected : "");
+    }
     return qcow2_fail(error, QCOW2_ERROR_INVALID, "Backing file specified without backing format (-F)%s%s",
                       detected ? ": detected format of " : "", detected ? detected : "");
 }

@@ -19,11 +19,12 @@ typedef struct Qcow2Creation {
     Qcow2Chain *backing;              /* NULL: none, or it shall not be looked at */
     Qcow2Cache cache;                 /* of the new files */
     bool resume;                      /* Qcow2Output keeps what is written, and goes on with it */
+    bool is_copy;                     /* the request's size is the source's: -o size does not count */
 } Qcow2Creation;
 
 /**
  * qcow2_creation_begin:
- * @ret: all zero but for cache and resume; clear it also when this fails
+ * @ret: all zero but for cache, resume and is_copy; clear it also when this fails
  *
  * Finds all that can be wrong before anything is written. The size is in whole sectors then.
  */

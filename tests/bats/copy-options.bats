@@ -75,6 +75,23 @@ interrupt_copy() {
     assert_same_content disk.qcow2 new.raw
 }
 
+@test "copy -o preallocation over a backing file: extended L2 entries name clusters that hold nothing yet" {
+    make_disk
+    for size in 16k 2M; do
+        for mode in metadata full; do
+            options=cluster_size=$size,extended_l2=on,preallocation=$mode
+            run -0 qcow-copy -O qcow2 -o "$options" -B base.qcow2 -F qcow2 disk.qcow2 over.qcow2
+            assert_clean over.qcow2
+            assert_same_content disk.qcow2 over.qcow2
+            qemu-img convert -O qcow2 -o "$options" -B base.qcow2 -F qcow2 disk.qcow2 theirs.qcow2
+            (($(allocated over.qcow2) >= $(allocated theirs.qcow2)))
+            [[ $mode == metadata ]] || (($(du -k over.qcow2 | cut -f 1) >= 16000))
+        done
+    done
+    run -1 qcow-copy -O qcow2 -o preallocation=metadata -B base.qcow2 -F qcow2 disk.qcow2 plain.qcow2
+    assert_output_has "Backing file and preallocation can only be used at the same time if extended_l2 is on"
+}
+
 @test "copy -o data_file: the data goes there, as raw bytes when asked for" {
     make_disk
     active_raw disk.qcow2 expected.raw
@@ -108,6 +125,21 @@ interrupt_copy() {
     run -1 qcow-copy -O qcow2 -o nonsense=1 disk.qcow2 new.qcow2
     run -1 qcow-copy -O qcow2 -B base.qcow2 -F qcow2 disk.qcow2 base.qcow2 new.qcow2
     assert_output_has "concatenating"
+    run -2 qcow-copy -n --target-is-zero -B base.qcow2 -O qcow2 disk.qcow2 new.qcow2
+    assert_output_has "Cannot use --target-is-zero when the destination image has a backing file"
+    run -2 qcow-copy -n --target-image-opts -O qcow2 disk.qcow2 driver=qcow2,file.filename=new.qcow2
+    run -2 qcow-copy -S x disk.qcow2 new.raw
+    assert_output_has "Invalid buffer size for sparse output specified: 'x'."
+    run -2 qcow-copy -r -1 disk.qcow2 new.raw
+    assert_output_has "Invalid rate limit specified. Must be between 0 and 9223372036854775807."
+    run -1 qcow-copy -O qcow2 -B base.qcow2 disk.qcow2 new.qcow2
+    assert_output_has "Use of backing file requires explicit backing format"
+    run -1 qcow-copy -F qcow2 disk.qcow2 new.raw
+    assert_output_has "Backing file format not supported for file format 'raw'"
+    run -1 qcow-copy -O qcow2 -o encrypt.format=luks,encrypt.key-secret=s disk.qcow2 new.qcow2
+    assert_output_has "encryption is not supported yet"
+    run -0 qcow-copy -O qcow2 -o size=1G,encryption=off disk.qcow2 new.qcow2
+    [[ $(virtual_size new.qcow2) == $((16 << 20)) ]]
     run -0 qcow-copy -C -W -m 4 -t none -T none -r 1G -p disk.qcow2 new.raw
     assert_output_has "(100.00/100%)"
     assert_same_content disk.qcow2 new.raw
@@ -123,6 +155,37 @@ interrupt_copy() {
     truncate -s 16M there.raw
     run -0 qcow-copy -n --target-is-zero --target-image-opts disk.qcow2 driver=raw,file.filename=there.raw
     assert_same_content disk.qcow2 there.raw
+}
+
+@test "copy -n --target-image-opts: a part of a raw file, and nothing around it" {
+    make_disk
+    head -c 18M /dev/zero | tr '\0' 'Z' >there.raw
+    qemu-img convert -n --target-image-opts disk.qcow2 driver=raw,offset=512,size=16M,file.filename=there.raw
+    mv there.raw theirs.raw
+    for options in "" --no-reflink "-S 0"; do
+        head -c 18M /dev/zero | tr '\0' 'Z' >there.raw
+        # shellcheck disable=SC2086  # several words
+        run -0 qcow-copy -n $options --target-image-opts disk.qcow2 \
+            driver=raw,offset=512,size=16M,file.filename=there.raw
+        cmp there.raw theirs.raw
+    done
+    for part in offset=512,size=15M offset=512,size=18M offset=20M; do
+        run -1 qcow-copy -n --target-image-opts disk.qcow2 driver=raw,$part,file.filename=there.raw
+    done
+    cmp there.raw theirs.raw
+}
+
+@test "copy -n -B: the target keeps its backing file, and reads as the source" {
+    make_disk
+    make_image over.qcow2 20M -b base.qcow2 -F qcow2
+    run -0 qcow-copy -n -B base.qcow2 -F qcow2 -O qcow2 disk.qcow2 over.qcow2
+    assert_clean over.qcow2
+    active_raw disk.qcow2 expected.raw
+    active_raw over.qcow2 found.raw
+    cmp -n 16777216 expected.raw found.raw
+    (($(allocated over.qcow2) <= 8))
+    run -1 qcow-copy -n -O nonsense disk.qcow2 over.qcow2
+    assert_output_has "Unknown driver 'nonsense'"
 }
 
 @test "copy --output=json: one document, and nothing else" {
@@ -175,6 +238,18 @@ interrupt_copy() {
     assert_output_has "warning: error while reading block status at offset 0"
     assert_guest_zero new.raw 0 4K
     assert_guest new.raw 4K 4092K A
+}
+
+@test "copy --salvage: an encrypted image without its key is not a damaged one" {
+    for name in luks aes; do
+        gunzip -c "$QCOW_SOURCE/tests/images/golden/qemu-7.2/$name.qcow2.gz" >disk.qcow2
+        make_image over.qcow2 1M -b disk.qcow2 -F qcow2
+        for image in disk over; do
+            run -1 qcow-copy --salvage $image.qcow2 new.raw
+            assert_output_has "encrypted"
+            [[ ! -e new.raw ]]
+        done
+    done
 }
 
 # ---- Bitmaps -----------------------------------------------------------------------------------------
@@ -230,6 +305,8 @@ END
     truncate -s 1M disk.raw
     run -1 qcow-copy --bitmaps disk.qcow2 new.raw
     assert_output_has "does not support bitmaps"
+    run -1 qcow-copy --bitmaps -O qcow2 -o compat=0.10 disk.qcow2 new.qcow2
+    assert_output_has "Format driver 'qcow2' does not support bitmaps"
     run -1 qcow-copy --bitmaps -O qcow2 disk.raw new.qcow2
     assert_output_has "Source lacks bitmap support"
     run -1 qcow-copy --bitmaps -O qcow2 disk.qcow2 disk.qcow2 new.qcow2
