@@ -16,8 +16,12 @@
 
 #define SECTOR_SIZE UINT64_C(512)
 
-/* Bytes compared at a time: enough for all processors, and little to have read beyond a first difference. */
-#define SLICE_BYTES (UINT64_C(32) << 20)
+/*
+ * Bytes compared at a time: few at first, since images that differ often do so early, then enough for all
+ * processors.
+ */
+#define FIRST_SLICE_BYTES (UINT64_C(1) << 20)
+#define SLICE_BYTES       (UINT64_C(32) << 20)
 
 typedef struct Comparison {
     Qcow2State *a, *b;
@@ -28,6 +32,7 @@ typedef struct Comparison {
     Qcow2DiffFunc func;
     void *data;
     Qcow2DiffExtent held;             /* not given out yet: the next may continue it; of no length at first */
+    uint64_t slice_bytes;
     bool stopped;
     bool found;                       /* there is a verdict */
     Qcow2CompareResult *result;
@@ -312,18 +317,20 @@ static bool compare_ranges(Comparison *self, uint64_t start, uint64_t end, GErro
     self->result->stage = QCOW2_COMPARE_DATA;
     while (i < self->ranges->len && !self->stopped) {
         Qcow2Range range = { MAX(items(self->ranges)[i].start, start), MIN(items(self->ranges)[i].end, end) };
-        uint64_t slice_end = MIN(range.end, qcow2_align_down(range.start, SLICE_BYTES) + SLICE_BYTES);
+        uint64_t slice_end =
+            MIN(range.end, qcow2_align_down(range.start, self->slice_bytes) + self->slice_bytes);
         if (range.start < range.end) {
             qcow2_ranges_push(self->slice, range.start, slice_end);
             bytes += slice_end - range.start;
             start = slice_end;
         }
         i += slice_end == range.end || range.start >= range.end;
-        if (bytes >= SLICE_BYTES || i == self->ranges->len) {
+        if (bytes >= self->slice_bytes || i == self->ranges->len) {
             if (!compare_slice(self, error)) {
                 return false;
             }
             g_array_set_size(self->slice, 0);
+            self->slice_bytes = MIN(2 * self->slice_bytes, SLICE_BYTES);
             bytes = 0;
         }
     }
@@ -397,6 +404,7 @@ bool qcow2_compare(Qcow2State *a, Qcow2State *b, const Qcow2CompareOptions *opti
         .a = a,
         .b = b,
         .strict = options && options->strict,
+        .slice_bytes = FIRST_SLICE_BYTES,
         .func = func,
         .data = data,
         .result = ret_result,

@@ -180,6 +180,27 @@ l2_table() {
     assert_json '.verdict == "identical" and .["bytes-read"] <= 262144'
 }
 
+@test "compare: what a shared layer holds is not read, wherever it is in two chains" {
+    make_image base.qcow2 64M
+    guest_write_compressed base.qcow2 0 32M A
+    make_image mid.qcow2 64M -b base.qcow2 -F qcow2
+    guest_write mid.qcow2 1M 64k B
+    ln -s base.qcow2 link.qcow2
+    make_image top.qcow2 64M -b mid.qcow2 -F qcow2
+    guest_write top.qcow2 2M 64k C
+    make_image other.qcow2 64M -b link.qcow2 -F qcow2
+    guest_write other.qcow2 1M 64k B
+    guest_write other.qcow2 2M 64k C
+    # No stream of the base can be read any more.
+    local first
+    first=$(($(peek_be base.qcow2 "$(l2_table base.qcow2)" 8) & 0xffffffff))
+    dd if=/dev/zero of=base.qcow2 bs=1 seek="$first" count=$(($(stat -c %s base.qcow2) - first)) conv=notrunc status=none
+    run ! qemu-img compare top.qcow2 other.qcow2
+    run -0 qcow-compare --output=json top.qcow2 other.qcow2
+    assert_json '.verdict == "identical" and .["bytes-read"] == 131072'
+    run -0 qcow-compare -s mid.qcow2 mid.qcow2
+}
+
 @test "compare -p: progress is that of qemu-img, and ends before the verdict" {
     make_image a.qcow2 1M
     guest_write a.qcow2 0 1M A
