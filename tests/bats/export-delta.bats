@@ -704,13 +704,6 @@ PYTHON
     [[ ! -e delta.qcow2 ]]
 }
 
-# peak_memory COMMAND…: print the largest resident size of a command, in MiB
-peak_memory() {
-    python3 -c 'import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)' "$@"
-}
-
 @test "export-delta: memory follows neither the disk nor the change: 100 GiB and 2000 clusters in less than 256 MiB" {
     require_plain_build
     local commands=() i

@@ -66,6 +66,13 @@ require_plain_build() {
     [[ -z ${QCOW_SANITIZED:-} ]] || skip "meaningless under sanitizers"
 }
 
+# peak_memory COMMAND…: print the largest resident size of a command, in MiB
+peak_memory() {
+    python3 -c 'import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)' "$@"
+}
+
 # require_reflink: skip the test when the test's file system cannot share extents
 require_reflink() {
     : >.reflink-probe

@@ -144,8 +144,12 @@ def add_states(shell, chooser, layer, may_take_snapshots):
 
 def is_sound(shell, layer):
     """What was left dirty is made clean; what QEMU has broken is no case."""
-    return layer.format != "qcow2" or (shell.result("qemu-io", "-f", "qcow2", "-c", "flush", layer.name)[0] == 0
-                                       and shell.result("qemu-img", "check", "-q", "-f", "qcow2", layer.name)[0] == 0)
+    if layer.format != "qcow2":
+        return True
+    judges = [["qemu-io", "-c", "flush"], ["qemu-img", "check", "-q"]]
+    if layer.lazy_refcounts:
+        judges.append(["qemu-img", "compare", "-q", "-F", "qcow2", layer.name])
+    return all(shell.result(*judge, "-f", "qcow2", layer.name)[0] == 0 for judge in judges)
 
 
 def make_chain(shell, chooser):
