@@ -5,7 +5,7 @@
 
 load helpers
 
-# make_large: base <- mid <- top of 16 TiB; each has a snapshot, and some clusters in 100 places of its own and 100 shared
+# make_large: base <- mid <- top of 16 TiB; each has a snapshot, and clusters in 100 places of its own and 100 shared
 make_large() {
     local name below=() commands i
     for name in base mid top; do

@@ -40,7 +40,7 @@ class Model:
     """An image file and what its states must read as."""
 
     def __init__(self, shell, image):
-        self.shell, self.top, self.lower = shell, image.top, image.lower
+        self.shell, self.top, self.lower = shell, image.top, image.lower    # lower: the nearest first
         self.name = image.top.name
         self.below = self.read_below()
         self.active = bytearray(self.read_active())

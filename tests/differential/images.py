@@ -331,12 +331,14 @@ def snapshot_to_raw(shell, image, snapshot, target):
     """
     "convert -l" reads a snapshot with the size of the active layer, so it is applied to a copy.
 
-    The copy has no backing file while that is done: QEMU cannot always grow a disk over one.
+    The copy has no backing file while that is done: QEMU cannot always grow a disk over one. And no bitmaps.
     """
     copy = Layer("applied.qcow2")
     shell.copy(image.top.name, copy.name)
     if image.lower:
         shell.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "", copy.name)
+    for bitmap in image_info(shell, copy.name)["format-specific"]["data"].get("bitmaps", []):
+        shell.run("qemu-img", "bitmap", "--remove", copy.name, bitmap["name"])
     shell.run("qemu-img", "snapshot", "-q", "-a", snapshot.id, copy.name)
     over = dict(node(copy), backing=node(image.lower[0]) if image.lower else None)
     shell.run("qemu-img", "convert", "-O", "raw", "json:" + json.dumps(over), target)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What QEMU does to the image between our commands."""
 
+import re
+
 import images
-from disk_model import SECTOR
+from disk_model import SECTOR, MadeByQemu
 from shell import Failure
 
 
@@ -146,3 +148,18 @@ def choose(model, chooser):
             steps += [apply_snapshot] if model.snapshots else []
         steps += [delete_snapshot] if model.snapshots else []
     return chooser.choice(steps)
+
+
+def take(model, chooser):
+    """What QEMU breaks by itself is not ours: the image was clean before."""
+    step = choose(model, chooser)
+    name = step.__name__
+    try:
+        step(model, chooser)
+    except Failure as failure:
+        if re.search(r"Image is corrupt|Marking image as corrupt", str(failure)):
+            raise MadeByQemu(f"{name}: marked as corrupt") from failure
+        raise
+    problem = model.check_by_qemu()
+    if problem:
+        raise MadeByQemu(f"{name}: {' '.join(problem.split())[:200]}")

@@ -15,7 +15,14 @@ class Shell:
         self.folder = folder
         self.lines = []
         self.environment = dict(os.environ, LC_ALL="C.UTF-8", TZ="UTC", TMPDIR=folder)
-        self.environment["PATH"] = os.pathsep.join([*paths, os.environ["PATH"]])
+        self.paths = paths
+        self.prefer()
+
+    def prefer(self, *folders):
+        """Programs are looked for here first."""
+        if folders:
+            self.note(f"PATH={os.pathsep.join(folders)}:$PATH")
+        self.environment["PATH"] = os.pathsep.join([*folders, *self.paths, os.environ["PATH"]])
 
     def path(self, name):
         return os.path.join(self.folder, name)
