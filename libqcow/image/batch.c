@@ -379,17 +379,14 @@ bool qcow2_batch_commit(Qcow2Batch *batch, GError **error)
     return qcow2_batch_rehearse(batch, error) && publish(batch, error);
 }
 
-bool qcow2_batch_commit_within(Qcow2Batch *batch, uint64_t n_clusters, bool *ret_committed, GError **error)
+bool qcow2_batch_commit_in_file(Qcow2Batch *batch, bool *ret_committed, GError **error)
 {
     *ret_committed = false;
     if (!settle_counts(batch, error)) {
         return false;
     }
-    if (qcow2_free_space_end(batch->space) > batch->old_end + n_clusters) {
-        return true;
-    }
-    *ret_committed = true;
-    return write_everything(batch, error) && publish(batch, error);
+    *ret_committed = qcow2_free_space_end(batch->space) <= batch->old_end;
+    return !*ret_committed || (write_everything(batch, error) && publish(batch, error));
 }
 
 bool qcow2_batch_cut_end(Qcow2Batch *batch, GError **error)

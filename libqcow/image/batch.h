@@ -85,12 +85,8 @@ bool qcow2_batch_write(Qcow2Batch *batch, uint64_t host_offset, const void *byte
 /** qcow2_batch_commit: all or nothing. The image then has the new header. */
 bool qcow2_batch_commit(Qcow2Batch *batch, GError **error);
 
-/**
- * qcow2_batch_commit_within:
- * @n_clusters: how many clusters longer the file may become
- * @ret_committed: false: it would have become longer than that, and nothing has changed
- */
-bool qcow2_batch_commit_within(Qcow2Batch *batch, uint64_t n_clusters, bool *ret_committed, GError **error);
+/** qcow2_batch_commit_in_file: unless the file would become longer; then nothing changes. */
+bool qcow2_batch_commit_in_file(Qcow2Batch *batch, bool *ret_committed, GError **error);
 
 /** qcow2_batch_rehearse: all of it but the header, for an image on trial. The batch cannot be used then. */
 bool qcow2_batch_rehearse(Qcow2Batch *batch, GError **error);

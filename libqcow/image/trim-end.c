@@ -499,7 +499,7 @@ static bool move_behind(Trim *trim, bool *ret_moved, GError **error)
         && qcow2_batch_move_bitmaps(trim->batch, trim->image, limit_bytes, error)
         && move_tables(trim, error)
         && move_refcounts(trim, error)
-        && qcow2_batch_commit_within(trim->batch, 0, ret_moved, error);
+        && qcow2_batch_commit_in_file(trim->batch, ret_moved, error);
 }
 
 /* ---- The whole --------------------------------------------------------------------------------- */

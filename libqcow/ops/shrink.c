@@ -23,7 +23,7 @@
 #include "util/error.h"
 #include "util/progress.h"
 
-/* Clusters: new tables and counts need some. */
+/* Clusters: for less, no tables are read and written anew. */
 #define LEAST_GAIN 8u
 
 /* Clusters that must stay together. */
@@ -357,15 +357,15 @@ static bool settle_counts(Shrink *self, GError **error)
     return true;
 }
 
-static bool move_all(Shrink *self, bool *ret_moved, GError **error)
+/* New tables and counts go to the end at first, then to where the old ones were: qcow2_image_trim_end(). */
+static bool move_all(Shrink *self, GError **error)
 {
     g_array_sort(self->groups, compare_groups);
-    /* New tables and counts go to the end at first: they must not need what the data leaves there. */
     return copy_groups(self, error)
         && qcow2_batch_count_taken(self->batch, error)
         && settle_counts(self, error)
         && qcow2_batch_rewrite_tables(self->batch, self->image, move_entries, self, self->progress, error)
-        && qcow2_batch_commit_within(self->batch, self->gain - LEAST_GAIN, ret_moved, error);
+        && qcow2_batch_commit(self->batch, error);
 }
 
 static void clear_shrink(Shrink *self)
@@ -391,12 +391,11 @@ static bool begin(Shrink *self, Qcow2Image *image, Qcow2Progress *progress, GErr
 static bool move_data(Qcow2Image *image, uint64_t *ret_n_moved, Qcow2Progress *progress, GError **error)
 {
     Shrink self;
-    bool moved = false;
     bool ok = begin(&self, image, progress, error) && look_around(&self, error) && count_free(&self, error)
            && choose_groups(&self, error)
-           && (self.groups->len == 0 || self.gain <= LEAST_GAIN || move_all(&self, &moved, error));
+           && (self.groups->len == 0 || self.gain < LEAST_GAIN || move_all(&self, error));
 
-    *ret_n_moved = moved ? self.n_moved : 0;
+    *ret_n_moved = ok ? self.n_moved : 0;
     clear_shrink(&self);
     return ok;
 }
@@ -429,6 +428,8 @@ static bool punch_free(Shrink *self, uint64_t *ret_bytes, GError **error)
 static bool give_back(Qcow2Image *image, uint64_t *ret_bytes, Qcow2Progress *progress, GError **error)
 {
     Shrink self;
+
+    *ret_bytes = 0;
     bool ok = begin(&self, image, progress, error) && punch_free(&self, ret_bytes, error)
            && qcow2_io_flush(image->file, error);
 
@@ -436,17 +437,36 @@ static bool give_back(Qcow2Image *image, uint64_t *ret_bytes, Qcow2Progress *pro
     return ok;
 }
 
+/* On a full disk there may be room for new tables when holes are punched; the data then fills them. */
+static bool make_shorter(Qcow2Image *image, uint64_t *ret_n_moved, uint64_t *ret_punched,
+                         Qcow2Progress *progress, GError **error)
+{
+    g_autoptr(GError) failure = NULL;
+
+    *ret_n_moved = 0;
+    if (image->header.layout.has_data_file || move_data(image, ret_n_moved, progress, &failure)) {
+        return qcow2_image_trim_end(image, true, error);
+    }
+    if (!g_error_matches(failure, QCOW2_ERROR, QCOW2_ERROR_NO_SPACE)) {
+        g_propagate_error(error, g_steal_pointer(&failure));
+        return false;
+    }
+    return give_back(image, ret_punched, progress, error)
+        && move_data(image, ret_n_moved, progress, error)
+        && qcow2_image_trim_end(image, true, error);
+}
+
 bool qcow2_shrink(Qcow2Image *image, Qcow2TrimResult *result, Qcow2Progress *progress, GError **error)
 {
-    uint64_t size, before, n_moved = 0;
+    uint64_t size, before, n_moved;
 
     if (!qcow2_io_get_size(image->file, &size, error)) {
         return false;
     }
     do {
         before = size;
-        if ((!image->header.layout.has_data_file && !move_data(image, &n_moved, progress, error))
-            || !qcow2_image_trim_end(image, true, error) || !qcow2_io_get_size(image->file, &size, error)) {
+        if (!make_shorter(image, &n_moved, &result->bytes_punched, progress, error)
+            || !qcow2_io_get_size(image->file, &size, error)) {
             return false;
         }
         result->clusters_moved += n_moved;
