@@ -80,7 +80,8 @@ static const ToolCommand command = {
         "Both stay when the command is interrupted or killed. They are gone on with only if inode, size and "
         "time of change of every source file and all options are the same; otherwise the copy starts again.",
         "With --chain each file keeps its internal snapshots and bitmaps, and its backing file is then the "
-        "copy beside it. A file appears under its name when it is complete, the lowest one first.",
+        "copy beside it. A file appears under its name when it is complete, the lowest one first. A layer "
+        "over NBD is called as its export; for the default export it is layer-N, N being its index.",
         NULL,
     },
     .entries = entries,

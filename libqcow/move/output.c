@@ -161,7 +161,13 @@ static bool make_temp(Qcow2Output *output, GError **error)
 
     Qcow2FileOptions options = { .writable = true, .cache = output->cache };
     output->io = qcow2_io_file_open(output->temp, &options, error);
-    return output->io != NULL;
+    if (!output->io) {
+        return false;
+    }
+    /* Messages speak of the file that was asked for. */
+    g_free(output->io->name);
+    output->io->name = g_strdup(output->target);
+    return true;
 }
 
 /* Locked, so that no other process goes on with it at the same time. */

@@ -44,16 +44,24 @@ static char *take_name(ChainCopy *self, const char *path, GError **error)
     return g_steal_pointer(&name);
 }
 
+/* An NBD export is called as its URI says; the default export has no name, and gets one here. */
+static char *name_export(const char *uri, unsigned index, const Qcow2Image *image)
+{
+    g_autoptr(GUri) parts = g_uri_parse(uri, G_URI_FLAGS_NONE, NULL);
+    g_autofree char *name = parts ? g_path_get_basename(g_uri_get_path(parts)) : g_strdup("/");
+
+    return *name != '/' && *name != '.' ? g_steal_pointer(&name)
+         : g_strdup_printf("layer-%u.%s", index, image->kind == QCOW2_IMAGE_RAW ? "raw" : "qcow2");
+}
+
 static bool name_layers(ChainCopy *self, GError **error)
 {
     for (unsigned i = 0; i < qcow2_chain_n_layers(self->chain); i++) {
-        const Qcow2Layer *layer = qcow2_chain_layer(self->chain, i);
-        if (layer->place->kind != QCOW2_PLACE_FILE) {
-            return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                              "'%s': a layer that is no file has no name to be copied to; copy it by itself",
-                              layer->place->shown);
-        }
-        char *name = take_name(self, layer->place->target, error);
+        const Qcow2Place *place = qcow2_chain_layer(self->chain, i)->place;
+        g_autofree char *export_name =
+            place->kind == QCOW2_PLACE_NBD
+                ? name_export(place->target, i, qcow2_chain_image(self->chain, i)) : NULL;
+        char *name = take_name(self, export_name ? export_name : place->target, error);
         if (!name) {
             return false;
         }
@@ -99,7 +107,6 @@ static bool copy_place(ChainCopy *self, Qcow2Io *io, Qcow2Output *output, GError
     return true;
 }
 
-/* A layer that is a part of a raw file becomes a file of its own. */
 static bool copy_layer(ChainCopy *self, unsigned index, Qcow2Output *output, GError **error)
 {
     const Qcow2Layer *layer = qcow2_chain_layer(self->chain, index);

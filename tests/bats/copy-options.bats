@@ -424,6 +424,28 @@ END
     assert_output_has "layer [0]"
 }
 
+@test "copy --chain: layers over NBD become files, called as their exports" {
+    require nbdkit qemu-nbd
+    truncate -s 16M base.raw
+    guest_write base.raw 0 1M A
+    start_nbdkit base.sock -r file base.raw
+    qemu-img create -q -f qcow2 -b "nbd+unix:///?socket=$PWD/base.sock" -F raw mid.qcow2 16M
+    guest_write mid.qcow2 1M 1M B
+    snapshot mid.qcow2 monday
+    start_qemu_nbd mid.sock -r -f raw -x disks/mid.img mid.qcow2
+    qemu-img create -q -f qcow2 -b "nbd+unix:///disks/mid.img?socket=$PWD/mid.sock" -F qcow2 top.qcow2 16M
+    guest_write top.qcow2 2M 1M C
+    active_raw top.qcow2 expected.raw
+    run -0 qcow-copy -q --chain out top.qcow2
+    stop_daemon "$daemon_pid"
+    rm base.raw mid.qcow2
+    [[ $(ls out) == $'layer-2.raw\nmid.img\ntop.qcow2' ]]
+    assert_same_content out/top.qcow2 expected.raw
+    assert_clean out/mid.img
+    run -0 qemu-img info --backing-chain --output=json out/top.qcow2
+    assert_json 'map(."backing-filename" // "") == ["mid.img", "layer-2.raw", ""]'
+}
+
 @test "copy --chain: an external data file comes along" {
     make_image disk.qcow2 4M -o data_file=disk.data
     guest_write disk.qcow2 1M 1M A
