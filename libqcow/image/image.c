@@ -116,3 +116,13 @@ bool qcow2_image_needs_data_file(const Qcow2Image *image)
 {
     return image->data == NULL;
 }
+
+void qcow2_image_cut_data(const Qcow2Image *image)
+{
+    uint64_t len;
+
+    if (image->kind == QCOW2_IMAGE_QCOW2 && image->header.layout.has_data_file && image->data
+        && image->data->writable && qcow2_io_get_size(image->data, &len, NULL) && len > image->size) {
+        qcow2_io_truncate(image->data, image->size, NULL);
+    }
+}

@@ -52,6 +52,12 @@ void qcow2_image_attach_data(Qcow2Image *image, Qcow2Io *data);
 /** qcow2_image_needs_data_file: a data file is recorded and not attached yet. */
 bool qcow2_image_needs_data_file(const Qcow2Image *image);
 
+/**
+ * qcow2_image_cut_data: a data file gets the length of the disk where it is longer, since whole clusters were
+ * written; nothing refers to what is past it. It need not succeed.
+ */
+void qcow2_image_cut_data(const Qcow2Image *image);
+
 /** qcow2_image_unit: the smallest unit in which this image says where its data is; bytes. */
 uint64_t qcow2_image_unit(const Qcow2Image *image);
 

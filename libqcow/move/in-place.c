@@ -50,6 +50,14 @@ static bool set_zero(InPlace *self, const Qcow2ClusterRun *run, GError **error)
     return true;
 }
 
+/* In a data file each byte has one place, and what the image itself gives is there already. */
+static bool is_in_place(const InPlace *self, const Qcow2Extent *extent)
+{
+    return self->rules.layout->has_data_file && extent->kind == QCOW2_EXTENT_DATA
+        && qcow2_chain_image(self->to->chain, extent->layer) == self->image
+        && extent->host_offset == extent->guest_offset;
+}
+
 /* A free cluster holds anything: zeros are written like data, also behind the end of the disk. */
 static bool fill_run(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, uint64_t host_offset,
                      GError **error)
@@ -64,7 +72,10 @@ static bool fill_run(InPlace *self, const Qcow2ClusterRun *run, const GArray *ex
         }
         Qcow2Extent slice = qcow2_extent_slice(extent, MAX(extent->guest_offset, run->guest_start),
                                                MIN(qcow2_extent_end(extent), run->guest_end));
-        if (!qcow2_mover_add(self->mover, &slice, host_offset + (slice.guest_offset - base), error)) {
+        bool ok = is_in_place(self, &slice)
+                ? qcow2_progress_advance(self->progress, slice.len_bytes, error)
+                : qcow2_mover_add(self->mover, &slice, host_offset + (slice.guest_offset - base), error);
+        if (!ok) {
             return false;
         }
     }
@@ -232,11 +243,33 @@ static Qcow2ClusterRun cut_run(const InPlace *self, const Qcow2ClusterRun *run, 
     return part;
 }
 
+/* The subclusters of a cluster, or with bit 0 all of it, that get their bytes from elsewhere. */
+static uint32_t moved_mask(const InPlace *self, const Qcow2ClusterRun *run, const GArray *extents,
+                           uint64_t cluster)
+{
+    const Qcow2Layout *layout = self->rules.layout;
+    uint64_t unit = layout->extended_l2 ? layout->subcluster_size : layout->cluster_size;
+    uint64_t start = cluster << layout->cluster_bits, end = start + layout->cluster_size;
+    uint32_t mask = 0;
+
+    for (guint i = run->first_extent; i < extents->len; i++) {
+        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+        uint64_t from = MAX(extent->guest_offset, start), to = MIN(qcow2_extent_end(extent), end);
+        if (extent->guest_offset >= end) {
+            break;
+        }
+        for (; from < to && !is_in_place(self, extent); from = qcow2_align_down(from, unit) + unit) {
+            mask |= UINT32_C(1) << (from - start) / unit;
+        }
+    }
+    return layout->extended_l2 ? mask & run->data_mask : mask;
+}
+
 /*
  * A data file has one place for each cluster. Until the batch is committed nobody reads the place of a
- * cluster that the image does not map; of any other, a crash would leave a mixture.
+ * cluster, or of a subcluster, that the image does not map; of any other, a crash would leave a mixture.
  */
-static bool check_places(InPlace *self, const Qcow2ClusterRun *run, GError **error)
+static bool check_places(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, GError **error)
 {
     const Qcow2Layout *layout = self->rules.layout;
 
@@ -247,7 +280,8 @@ static bool check_places(InPlace *self, const Qcow2ClusterRun *run, GError **err
             || !qcow2_l2_decode(layout, raw, bitmap, &entry, error)) {
             return false;
         }
-        if (entry.kind == QCOW2_CLUSTER_DATA && (!layout->extended_l2 || (uint32_t)bitmap != 0)) {
+        uint32_t mapped = layout->extended_l2 ? (uint32_t)bitmap : 1;
+        if (entry.kind == QCOW2_CLUSTER_DATA && (mapped & moved_mask(self, run, extents, cluster)) != 0) {
             return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                               "the cluster at guest offset 0x%" PRIx64 " is in the external data file"
                               " already, where it could only be overwritten: a crash would leave a mixture;"
@@ -262,7 +296,8 @@ static bool apply_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *
 {
     bool is_stream = run->kind == QCOW2_RUN_STREAM;
 
-    if (self->rules.layout->has_data_file && !self->options.before && !check_places(self, run, error)) {
+    if (self->rules.layout->has_data_file && !self->options.before
+        && !check_places(self, run, extents, error)) {
         return false;
     }
     if (self->planning) {

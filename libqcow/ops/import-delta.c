@@ -375,18 +375,6 @@ static bool apply(Import *import, GError **error)
         && apply_in_batch(import, import->progress, true, error);
 }
 
-/* Whole clusters were written, and the disk may have become smaller. It need not succeed. */
-static void cut_data_file(const Import *import)
-{
-    const Qcow2Image *image = import->image;
-    uint64_t len;
-
-    if (image->header.layout.has_data_file && qcow2_io_get_size(image->data, &len, NULL)
-        && len > image->size) {
-        qcow2_io_truncate(image->data, image->size, NULL);
-    }
-}
-
 /* QEMU neither resizes a version 2 image that has snapshots nor applies one of another size there. */
 static bool check_size(const Import *import, GError **error)
 {
@@ -419,7 +407,7 @@ static bool run(Import *import, const char *delta, GError **error)
     if (!apply(import, error)) {
         return qcow2_fail_unchanged(error, qcow2_chain_layer_name(import->chain, 0));
     }
-    cut_data_file(import);
+    qcow2_image_cut_data(import->image);
     return true;
 }
 

@@ -330,6 +330,9 @@ bool qcow2_keep(const Qcow2Keep *keep, Qcow2MoveResult *ret_result, Qcow2Progres
     bool ok = run(&self, error);
 
     clear(&self);
+    if (ok) {
+        qcow2_image_cut_data(self.image);
+    }
     if (ok && ret_result) {
         *ret_result = self.result;
     }

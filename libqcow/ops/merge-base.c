@@ -143,6 +143,7 @@ static bool move_into_qcow2(Base *self, const Qcow2InPlaceStats *planned, GError
         || !qcow2_batch_commit(batch, error)) {
         return false;
     }
+    qcow2_image_cut_data(self->image);
     qcow2_move_result_add(&self->merge->result->moved, &moved);
     return true;
 }

@@ -59,9 +59,15 @@ static bool set_name(Qcow2Chain *chain, const Qcow2Keep *keep, GError **error)
 static bool check_options(const Qcow2Chain *chain, const Qcow2Keep *keep, GError **error)
 {
     const char *name = qcow2_chain_layer_name(chain, 0);
+    const Qcow2Image *image = qcow2_chain_image(chain, 0);
 
-    if (qcow2_chain_image(chain, 0)->kind != QCOW2_IMAGE_QCOW2) {
+    if (image->kind != QCOW2_IMAGE_QCOW2) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "'%s': a raw image has no backing file", name);
+    }
+    if (keep->backing_name && (image->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA)) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "'%s': Could not change the backing file to '%s': a raw external data file holds the"
+                          " whole disk, and QEMU allows nothing below it", name, keep->backing_name);
     }
     return !keep->backing_name || keep->backing_format
         || qcow2_fail(error, QCOW2_ERROR_INVALID,

@@ -300,6 +300,29 @@ dirty() {
     done
 }
 
+@test "commit: into a base with a data file, raw or not, with subclusters; it has the disk's length" {
+    local raw extended
+    for raw in off on; do
+        for extended in off on; do
+            make_image base.qcow2 4000K -o "data_file=base.data,data_file_raw=$raw,extended_l2=$extended"
+            guest_write base.qcow2 0 100K A
+            guest_write base.qcow2 1M 10K B
+            guest_zero base.qcow2 3M 64K
+            make_image top.qcow2 4000K -b base.qcow2 -F qcow2
+            guest_write top.qcow2 50K 10K C
+            guest_zero top.qcow2 1M 2K
+            guest_write top.qcow2 3990K 10K D
+            note top.qcow2
+            qcow-commit -q top.qcow2
+            assert_noted top.qcow2
+            assert_clean base.qcow2
+            assert_same_content base.qcow2 top.qcow2.raw
+            [[ $raw == off ]] || cmp base.data top.qcow2.raw
+            rm base.qcow2 base.data top.qcow2
+        done
+    done
+}
+
 @test "commit: into a base over NBD, raw, and a qcow2 container" {
     require nbdkit
     truncate -s 4M base.raw

@@ -117,6 +117,22 @@ assert_pulled() {
     done
 }
 
+@test "pull: into a data file, also into the subclusters of a cluster that are not in it yet" {
+    local extended
+    for extended in off on; do
+        make_image base.qcow2 4000K -o cluster_size=16K
+        guest_write base.qcow2 0 200K A
+        guest_write base.qcow2 3990K 10K B
+        make_image top.qcow2 4000K -b base.qcow2 -F qcow2 -o "data_file=top.data,extended_l2=$extended"
+        guest_write top.qcow2 50K 10K C
+        guest_zero top.qcow2 100K 4K
+        active_raw top.qcow2 top.raw
+        qcow-pull -q top.qcow2
+        assert_pulled top.qcow2 top.raw "null null"
+        rm top.qcow2 top.data
+    done
+}
+
 @test "pull: bitmaps stay as they are, since the guest reads the same" {
     require nbdinfo
     make_three

@@ -172,6 +172,24 @@ assert_rebased() {
     assert_image_unchanged top.qcow2
 }
 
+@test "rebase: an image with a data file; a raw one allows no backing file, as in QEMU" {
+    make_bases
+    make_image data.qcow2 8M -b old.qcow2 -F qcow2 -o data_file=data.data,extended_l2=on
+    guest_write data.qcow2 1M 2K F
+    guest_write data.qcow2 4M 20K G
+    active_raw data.qcow2 data.raw
+    qcow-rebase -q -b new.qcow2 -F qcow2 data.qcow2
+    assert_rebased data.qcow2 data.raw "new.qcow2 qcow2"
+    make_image raw.qcow2 8M -o data_file=raw.data,data_file_raw=on
+    remember_image raw.qcow2 raw.data
+    run -1 qemu-img rebase -u -b new.qcow2 -F qcow2 raw.qcow2
+    for option in -q -u; do
+        run -1 qcow-rebase $option -b new.qcow2 -F qcow2 raw.qcow2
+        assert_output_has "'raw.qcow2': Could not change the backing file to 'new.qcow2'" "raw external data file"
+    done
+    assert_image_unchanged raw.qcow2 raw.data
+}
+
 @test "rebase: a name that is relative is relative to the image" {
     mkdir images
     make_image images/new.qcow2 4M
