@@ -3,6 +3,7 @@
 
 #include "io/backends.h"
 #include "io/trial.h"
+#include "move/writeback.h"
 #include "util/bits.h"
 #include "util/error.h"
 #include "util/pool.h"
@@ -40,12 +41,17 @@ struct Qcow2Mover {
     GArray *jobs;                 /* Job */
     GArray *tasks;                /* Task */
     uint64_t queued_bytes;
-    Qcow2Range written;           /* in the target, by the last batch: its write-back is not started yet */
+    Qcow2Writeback *writeback;
     gint cannot_clone, cannot_copy;   /* atomic: found out once, by whichever thread is first */
     Qcow2Io *can_share_with;      /* atomic; for a target on trial: the last source it could share with */
     GMutex lock;                  /* stats */
     Qcow2MoverStats stats;
 };
+
+static bool has_threads(const Qcow2MoverOptions *options)
+{
+    return (options->n_threads ? options->n_threads : qcow2_default_threads()) > 1;
+}
 
 Qcow2Mover *qcow2_mover_new(Qcow2State *source, Qcow2Io *target, const Qcow2MoverOptions *options,
                             Qcow2Progress *progress)
@@ -57,6 +63,7 @@ Qcow2Mover *qcow2_mover_new(Qcow2State *source, Qcow2Io *target, const Qcow2Move
     mover->options = *options;
     mover->progress = progress;
     mover->readers = qcow2_reader_pool_new();
+    mover->writeback = qcow2_writeback_new(target, has_threads(options));
     mover->jobs = g_array_new(FALSE, FALSE, sizeof(Job));
     mover->tasks = g_array_new(FALSE, FALSE, sizeof(Task));
     /* On file systems that can share extents the kernel's own copy shares them too. */
@@ -70,6 +77,7 @@ void qcow2_mover_free(Qcow2Mover *mover)
     if (!mover) {
         return;
     }
+    qcow2_writeback_free(mover->writeback);
     qcow2_reader_pool_free(mover->readers);
     g_array_unref(mover->jobs);
     g_array_unref(mover->tasks);
@@ -417,110 +425,87 @@ static void start_reading(Qcow2Mover *mover)
 }
 
 /*
- * Whether the kernel copies all of the batch. One thread does that as fast as several: they would wait for
- * each other, spinning, since the kernel lets only one write to a file.
+ * Whether the kernel does all of the batch. One thread does that as fast as several: they would wait for each
+ * other, since the kernel lets only one write to a file, or share extents with it.
  */
 static bool is_kernels_work(const Qcow2Mover *mover)
 {
-    if (!g_atomic_int_get(&mover->cannot_clone) || g_atomic_int_get(&mover->cannot_copy)) {
+    bool can_clone = !g_atomic_int_get(&mover->cannot_clone), has_cloned = mover->stats.bytes_cloned > 0;
+
+    if (can_clone ? !has_cloned : g_atomic_int_get(&mover->cannot_copy)) {
         return false;
     }
     for (guint i = 0; i < mover->jobs->len; i++) {
-        if (g_array_index(mover->jobs, Job, i).extent.kind != QCOW2_EXTENT_DATA) {
+        if (g_array_index(mover->jobs, Job, i).extent.kind == QCOW2_EXTENT_COMPRESSED) {
             return false;
         }
     }
     return true;
 }
-
-/* Tasks that are done together. */
-typedef struct Chunk {
-    Qcow2Mover *mover;
-    guint first, end;
-} Chunk;
 
 static const Task *task_at(const Qcow2Mover *mover, guint index)
 {
     return &g_array_index(mover->tasks, Task, index);
 }
 
-/* Of what was written last; it takes processor time, too. */
-static void start_writeback(Qcow2Mover *mover)
-{
-    qcow2_io_start_writeback(mover->target, mover->written.start, mover->written.end - mover->written.start);
-    mover->written = (Qcow2Range) { 0, 0 };
-}
-
-static void note_written(const Chunk *chunk)
+/* Of tasks that are done. */
+static void start_writeback(Qcow2Mover *mover, guint first, guint end)
 {
     Qcow2Range written = { UINT64_MAX, 0 };
 
-    for (guint i = chunk->first; i < chunk->end; i++) {
-        const Task *task = task_at(chunk->mover, i);
+    for (guint i = first; i < end; i++) {
+        const Task *task = task_at(mover, i);
         uint64_t start = task->job->target_offset + task->skip;
         written.start = MIN(written.start, start);
         written.end = MAX(written.end, start + task->len_bytes);
     }
-    chunk->mover->written = written;
-}
-
-static bool do_task_of_chunk(size_t index, void *data, GError **error)
-{
-    const Chunk *chunk = data;
-
-    return do_task(chunk->first + index, chunk->mover, error);
-}
-
-/* What two threads do at the same time while the kernel copies. */
-static bool copy_or_write_back(size_t index, void *data, GError **error)
-{
-    Chunk *chunk = data;
-
-    if (index == 1) {
-        start_writeback(chunk->mover);
-        return true;
+    if (written.start < written.end) {
+        qcow2_writeback_start(mover->writeback, written.start, written.end);
     }
-    return qcow2_parallel_for(1, chunk->end - chunk->first, do_task_of_chunk, chunk, error);
 }
 
 /* Some MiB at a time, so that little is left to be written back when the flush comes. */
-static bool copy_by_one_thread(Qcow2Mover *mover, guint first, GError **error)
+static bool copy_by_one_thread(Qcow2Mover *mover, guint next, GError **error)
 {
-    start_reading(mover);
-    while (first < mover->tasks->len) {
-        Chunk chunk = { mover, first, first };
-        uint64_t len_bytes = 0;
-        while (chunk.end < mover->tasks->len && len_bytes < CHUNK_SIZE) {
-            len_bytes += task_at(mover, chunk.end++)->len_bytes;
+    guint first = next;
+    uint64_t len_bytes = 0;
+
+    if (g_atomic_int_get(&mover->cannot_clone)) {
+        start_reading(mover);
+    }
+    for (; next < mover->tasks->len; next++) {
+        if (len_bytes >= CHUNK_SIZE) {
+            start_writeback(mover, first, next);
+            first = next;
+            len_bytes = 0;
         }
-        if (!qcow2_parallel_for(mover->options.n_threads, 2, copy_or_write_back, &chunk, error)) {
+        if (!do_task(next, mover, error)) {
             return false;
         }
-        note_written(&chunk);
-        first = chunk.end;
+        len_bytes += task_at(mover, next)->len_bytes;
     }
+    start_writeback(mover, first, next);
     return true;
+}
+
+static bool do_later_task(size_t index, void *data, GError **error)
+{
+    return do_task(index + 1, data, error);
 }
 
 static bool do_tasks(Qcow2Mover *mover, GError **error)
 {
-    Chunk first = { mover, 0, 1 }, rest = { mover, 1, mover->tasks->len };
-
     /* The first one shows in which ways these places can be copied. */
     if (!do_task(0, mover, error)) {
         return false;
     }
-    start_writeback(mover);
-    note_written(&first);
     if (is_kernels_work(mover)) {
         return copy_by_one_thread(mover, 1, error);
     }
-    if (!qcow2_parallel_for(mover->options.n_threads, rest.end - rest.first, do_task_of_chunk, &rest,
-                            error)) {
+    if (!qcow2_parallel_for(mover->options.n_threads, mover->tasks->len - 1, do_later_task, mover, error)) {
         return false;
     }
-    note_written(&rest);
-    start_writeback(mover);
+    start_writeback(mover, 0, mover->tasks->len);
     return true;
 }
 
