@@ -37,6 +37,7 @@
 #define QCOW2_MAX_BITMAP_DIRECTORY_BYTES (UINT64_C(1024) * QCOW2_MAX_BITMAPS)
 
 #define QCOW2_HEADER_MIN 24u                          /* bytes that tell version and cluster size */
+#define QCOW2_HEADER_PEEK 80u                         /* and the incompatible features */
 
 typedef enum { QCOW2_CRYPT_NONE = 0, QCOW2_CRYPT_AES = 1, QCOW2_CRYPT_LUKS = 2 } Qcow2Crypt;
 
@@ -79,6 +80,16 @@ typedef struct Qcow2Header {
     uint64_t bitmap_directory_offset, bitmap_directory_size;
     uint64_t crypt_offset, crypt_len; /* LUKS header inside the file */
 } Qcow2Header;
+
+/**
+ * qcow2_header_peek_backing:
+ * @bytes: the first QCOW2_HEADER_PEEK ones of a file
+ * @ret_incompatible: the feature bits; 0 in version 2
+ *
+ * Where the name of the backing file is, whatever else the header says, and known or not. false: nowhere.
+ */
+bool qcow2_header_peek_backing(const uint8_t *bytes, uint64_t *ret_offset, uint32_t *ret_len,
+                               uint64_t *ret_incompatible);
 
 /**
  * qcow2_header_decode:

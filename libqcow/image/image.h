@@ -46,6 +46,13 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Image, qcow2_image_free)
  */
 bool qcow2_image_read_header(Qcow2Io *file, Qcow2Header *ret, GByteArray *raw, GError **error);
 
+/**
+ * qcow2_image_peek_backing: the name of the backing file in a file's header, also where nothing else could be
+ * done with the image; NULL when there is none, or it is no qcow2 image. Free it with g_free().
+ * @ret_incompatible: the header's feature bits
+ */
+char *qcow2_image_peek_backing(Qcow2Io *file, uint64_t *ret_incompatible);
+
 /** qcow2_image_attach_data: the external data file; takes a reference. */
 void qcow2_image_attach_data(Qcow2Image *image, Qcow2Io *data);
 

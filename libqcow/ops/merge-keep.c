@@ -11,6 +11,9 @@
 #include "ops/merge.h"
 #include "util/error.h"
 
+/* Of images that are backed by each other outside the chain. */
+#define MAX_SIBLING_DEPTH 256u
+
 void qcow2_dependent_free(Qcow2Dependent *dependent)
 {
     g_clear_pointer(&dependent->after, qcow2_chain_free);
@@ -52,13 +55,23 @@ static unsigned index_of_file(const Qcow2Merge *merge, const struct stat *st)
     return UINT_MAX;
 }
 
-static Qcow2Chain *find_opened(const Qcow2Merge *merge, const struct stat *st)
+static Qcow2Chain *find_kept(const Qcow2Merge *merge, const struct stat *st)
 {
     for (guint i = 0; i < merge->kept->len; i++) {
         Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
         if (dependent->own && is_layer(qcow2_chain_layer(dependent->own, 0), st)) {
             return dependent->own;
         }
+    }
+    return NULL;
+}
+
+static Qcow2Chain *find_opened(const Qcow2Merge *merge, const struct stat *st)
+{
+    Qcow2Chain *kept = find_kept(merge, st);
+
+    if (kept) {
+        return kept;
     }
     for (guint i = 0; i < merge->others->len; i++) {
         Qcow2Chain *other = g_ptr_array_index(merge->others, i);
@@ -293,23 +306,42 @@ static bool check_snapshots(Qcow2Merge *merge, unsigned index, GError **error)
                       qcow2_chain_layer_name(merge->chain, index));
 }
 
-/* The layer of the merge's chain that the file at @path names; errors are no such image. */
-static unsigned find_named_layer(const Qcow2Merge *merge, const char *path)
+/* The place that the file at @path names as its backing file; NULL: none. What is marked reads garbage anyway. */
+static Qcow2Place *backing_of_file(const char *path)
 {
     Qcow2FileOptions options = { 0 };
     g_autoptr(Qcow2Io) io = qcow2_io_file_open(path, &options, NULL);
-    g_autoptr(Qcow2Image) image = io ? qcow2_image_open(io, NULL) : NULL;
+    uint64_t incompatible = 0;
+    g_autofree char *name = io ? qcow2_image_peek_backing(io, &incompatible) : NULL;
     g_autofree char *folder = g_path_get_dirname(path);
+
+    return name && !(incompatible & QCOW2_INCOMPAT_MERGED) ? qcow2_place_parse(name, folder, false, NULL)
+                                                           : NULL;
+}
+
+/*
+ * The layer of the merge's chain that the file at @path is backed by, through other images perhaps; UINT_MAX
+ * for none. One that is kept and lies between gives what it gave. What cannot be read is no such image.
+ */
+static unsigned find_named_layer(const Qcow2Merge *merge, const char *path)
+{
+    g_autofree char *at = g_strdup(path);
     struct stat st;
 
-    if (!image || !image->header.backing_name) {
-        return UINT_MAX;
+    for (unsigned depth = 0; depth < MAX_SIBLING_DEPTH; depth++) {
+        g_autoptr(Qcow2Place) place = backing_of_file(at);
+        if (!place || place->kind != QCOW2_PLACE_FILE || stat(place->target, &st) != 0
+            || !S_ISREG(st.st_mode)) {
+            return UINT_MAX;
+        }
+        unsigned index = index_of_file(merge, &st);
+        if (index != UINT_MAX || find_kept(merge, &st)) {
+            return index;
+        }
+        g_free(at);
+        at = g_strdup(place->target);
     }
-    g_autoptr(Qcow2Place) place = qcow2_place_parse(image->header.backing_name, folder, false, NULL);
-    if (!place || place->kind != QCOW2_PLACE_FILE || stat(place->target, &st) != 0) {
-        return UINT_MAX;
-    }
-    return index_of_file(merge, &st);
+    return UINT_MAX;
 }
 
 static bool will_be_deleted(const Qcow2Merge *merge, unsigned index)
@@ -342,7 +374,19 @@ static bool check_file(const Qcow2Merge *merge, const char *path, GError **error
         return true;
     }
     unsigned index = find_named_layer(merge, path);
-    return index == UINT_MAX || check_named_layer(merge, path, index, find_opened(merge, &st), error);
+    return index == UINT_MAX || check_named_layer(merge, path, index, find_kept(merge, &st), error);
+}
+
+/* Images that those to preserve are backed by, wherever they are. */
+static bool check_others(const Qcow2Merge *merge, GError **error)
+{
+    for (guint i = 0; i < merge->others->len; i++) {
+        const Qcow2Place *place = qcow2_chain_layer(g_ptr_array_index(merge->others, i), 0)->place;
+        if (!check_file(merge, place->target, error)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static bool check_folder(const Qcow2Merge *merge, const char *folder, GError **error)
@@ -402,5 +446,5 @@ bool qcow2_merge_find_dependents(Qcow2Merge *merge, GError **error)
             return false;
         }
     }
-    return check_folders(merge, error);
+    return check_others(merge, error) && check_folders(merge, error);
 }

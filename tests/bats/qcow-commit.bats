@@ -498,6 +498,37 @@ dirty() {
     assert_noted top.qcow2
 }
 
+@test "commit: siblings are found whatever else their header says, and through images in other folders" {
+    make_siblings
+    rm other.qcow2
+    mkfifo pipe.qcow2
+    mkdir folder.qcow2 far
+    ln -s nowhere.qcow2 dangling.qcow2
+    head -c 50 base.qcow2 >short.qcow2
+    : >empty.qcow2
+    make_image new.qcow2 8M -b base.qcow2 -F qcow2
+    poke new.qcow2 72 0000000000100000    # a feature that nobody knows
+    run -1 qcow-commit top.qcow2
+    assert_output_has "'new.qcow2' is backed by 'base.qcow2' and would read otherwise"
+    poke new.qcow2 72 0000000000000000
+    poke new.qcow2 40 0001000000000000    # an L1 table at no place
+    run -1 qcow-commit top.qcow2
+    assert_output_has "'new.qcow2' is backed by"
+    rm new.qcow2
+    make_image far/mid.qcow2 8M -b ../base.qcow2 -F qcow2
+    make_image near.qcow2 8M -b far/mid.qcow2 -F qcow2
+    run -1 qcow-commit top.qcow2
+    assert_output_has "'near.qcow2' is backed by"
+    # The one between would not stay valid by that.
+    run -1 qcow-commit --preserve near.qcow2 top.qcow2
+    assert_output_has "'far/mid.qcow2' is backed by"
+    active_raw far/mid.qcow2 mid.raw
+    active_raw near.qcow2 near.raw
+    qcow-commit -q --preserve far/mid.qcow2 top.qcow2
+    assert_same_content near.qcow2 near.raw
+    assert_same_content far/mid.qcow2 mid.raw
+}
+
 @test "commit --preserve: a sibling reads the same, its snapshots too" {
     make_siblings
     snapshot other.qcow2 one
