@@ -398,8 +398,9 @@ static char *judge_by_qemu(LabCase *lab_case, unsigned verdict)
     g_autoptr(GError) error = NULL;
     char *why = NULL;
 
-    /* It would ask for the key; or find other files than those of the state. */
-    if (subject->encrypted || (lab_case->operation->n_below > 0 && subject->has_long_names)) {
+    /* It would ask for the key; or find other files than those of the state, or no data files. */
+    bool has_others = subject->has_long_names || subject->n_in_memory < subject->paths->len;
+    if (subject->encrypted || (lab_case->operation->n_below > 0 && has_others)) {
         return NULL;
     }
     lab_case->count.by_qemu++;

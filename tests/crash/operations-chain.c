@@ -34,13 +34,68 @@ bool lab_pull_to_base(const LabPlaces *places, const LabSubject *subject, LabWhi
     return chain && qcow2_pull(chain, &options, &result, NULL, error);
 }
 
-static bool rebase(const LabPlaces *places, const char *name, const char *format, GError **error)
+/* The layer below the image loses its backing file; what is above it reads the same. */
+bool lab_pull_middle(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
 {
-    const Qcow2RebaseOptions options = { .backing_name = name, .backing_format = format };
+    const Qcow2PullOptions options = { 0 };
+    g_autoptr(Qcow2Chain) chain = lab_open(places, error);
+    g_autoptr(Qcow2Chain) middle =
+        chain && qcow2_chain_open_all(chain, error) ? qcow2_chain_tail(chain, 1, error) : NULL;
+    Qcow2MoveResult result;
+
+    (void)subject;
+    (void)which;
+    return middle && qcow2_pull(middle, &options, &result, NULL, error);
+}
+
+static bool rebase(const LabPlaces *places, const Qcow2RebaseOptions *options, GError **error)
+{
     g_autoptr(Qcow2Chain) chain = lab_open(places, error);
     Qcow2MoveResult result;
 
-    return chain && qcow2_rebase(chain, &options, &result, NULL, error);
+    return chain && qcow2_rebase(chain, options, &result, NULL, error);
+}
+
+/* Over the layer after the next. */
+static bool rebase_to_lower(const LabPlaces *places, const LabSubject *subject, bool name_only, bool compress,
+                            GError **error)
+{
+    g_autofree char *path = g_path_get_basename(g_ptr_array_index(subject->paths, 2));
+    const Qcow2RebaseOptions options = {
+        .backing_name = path,
+        .backing_format = format_of(path),
+        .name_only = name_only,
+        .compress = compress,
+    };
+
+    return rebase(places, &options, error);
+}
+
+bool lab_rebase(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)which;
+    return rebase_to_lower(places, subject, false, false, error);
+}
+
+bool lab_rebase_compressed(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)which;
+    return rebase_to_lower(places, subject, false, true, error);
+}
+
+bool lab_rebase_name(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)which;
+    return rebase_to_lower(places, subject, true, false, error);
+}
+
+bool lab_rebase_to_none(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    const Qcow2RebaseOptions options = { .backing_name = NULL };
+
+    (void)subject;
+    (void)which;
+    return rebase(places, &options, error);
 }
 
 /* ---- Trim ------------------------------------------------------------------------------------------ */
@@ -66,22 +121,6 @@ bool lab_trim_shrink(const LabPlaces *places, const LabSubject *subject, LabWhic
     (void)subject;
     (void)which;
     return trim(places, true, error);
-}
-
-/* Over the layer after the next. */
-bool lab_rebase(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
-{
-    g_autofree char *path = g_path_get_basename(g_ptr_array_index(subject->paths, 2));
-
-    (void)which;
-    return rebase(places, path, format_of(path), error);
-}
-
-bool lab_rebase_to_none(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
-{
-    (void)subject;
-    (void)which;
-    return rebase(places, NULL, NULL, error);
 }
 
 /* ---- Commit ---------------------------------------------------------------------------------------- */
