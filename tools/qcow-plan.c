@@ -32,7 +32,8 @@ static const ToolCommand command = {
         "not changed; committed into a file of the group, that file holds the layer above then, and the "
         "others are not valid by themselves.",
         "The bytes and clusters are those that qcow-pull and qcow-commit will count, found from metadata "
-        "alone; the time is an estimate from them, at 2 GiB a second.",
+        "alone; a commit that follows a pull is counted over the chain as it is now, and may overwrite what "
+        "was pulled. The time is an estimate from them, at 2 GiB a second.",
         "A merge that would change what other images or internal snapshots read is refused when it is "
         "run, with their names.",
         NULL,

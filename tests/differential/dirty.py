@@ -33,7 +33,7 @@ class Server:
                    "--export", f"type=nbd,id=e,node-name=d,name=d{chosen}"]
         shell.note("# " + " ".join(command))
         self.process = subprocess.Popen(command, cwd=shell.folder, env=shell.environment)
-        for _ in range(400):
+        for _ in range(1500):
             if os.path.exists(pid_file):
                 return
             time.sleep(0.02)
@@ -61,8 +61,8 @@ class Server:
 
 
 def bits(shell, image):
-    """Of the bitmaps that QEMU can export: a context's name is not longer than 256 bytes."""
-    names = [name for name, _, _ in bitmaps(shell, image) if len(name) < 200]
+    """Of the bitmaps that QEMU can export: none in use, and a context's name is not longer than 256 bytes."""
+    names = [name for name, _, flags in bitmaps(shell, image) if len(name) < 200 and "in-use" not in flags]
     if not names:
         return {}
     with Server(shell, image, names) as server:

@@ -27,6 +27,7 @@ class File(Model):
     def __init__(self, shell, layer, lower):
         super().__init__(shell, images.Image(layer, lower, images.snapshot_list(shell, layer.name)))
         self.bitmaps = {}
+        self.inherited = set()      # names of bitmaps that have just come from merged images: they say themselves
         self.old = bytes(self.active)
 
     def become(self, disk):
@@ -35,13 +36,20 @@ class File(Model):
             self.resize(len(disk))
         self.write(0, disk)
 
-    def inherit_bitmaps(self, other):
-        for name, ranges in other.bitmaps.items():
-            self.bitmaps.setdefault(name, []).extend(ranges)
+    def inherit_bitmaps(self, others):
+        """One that the base has is merged by name; unless all merged images have it, it also gets what is written."""
+        had = set(self.bitmaps)
+        for other in others:
+            for name, ranges in other.bitmaps.items():
+                self.bitmaps.setdefault(name, []).extend(ranges)
+        self.inherited = {name for name in self.bitmaps
+                          if name not in had or all(name in other.bitmaps for other in others)}
 
     def note_changes(self):
-        for ranges in self.bitmaps.values():
-            ranges.extend(changed_ranges(self.old, self.active))
+        for name, ranges in self.bitmaps.items():
+            if name not in self.inherited:
+                ranges.extend(changed_ranges(self.old, self.active))
+        self.inherited = set()
 
     def require_bitmaps(self):
         found = dirty.bits(self.shell, self.name) if self.bitmaps else {}
@@ -64,7 +72,7 @@ class RawFile(File):
 
     def __init__(self, shell, layer):    # pylint: disable=super-init-not-called
         self.shell, self.top, self.lower, self.name = shell, layer, [], layer.name
-        self.below, self.snapshots, self.bitmaps = b"", [], {}
+        self.below, self.snapshots, self.bitmaps, self.inherited = b"", [], {}, set()
         self.active = bytearray(self.read_active(format="raw"))
         self.old = bytes(self.active)
 
