@@ -382,7 +382,9 @@ static GArray *source_ranges(const Qcow2Mover *mover)
     for (guint i = 0; i < mover->jobs->len; i++) {
         const Qcow2Extent *extent = &g_array_index(mover->jobs, Job, i).extent;
         SourceRange range = { extent->host_offset, extent->host_offset + extent->len_bytes, extent->layer };
-        g_array_append_val(ranges, range);
+        if (extent->kind == QCOW2_EXTENT_DATA) {
+            g_array_append_val(ranges, range);
+        }
     }
     g_array_sort(ranges, compare_source);
     for (guint i = 0; i < ranges->len; i++) {
@@ -416,7 +418,7 @@ static void start_reading(Qcow2Mover *mover)
     g_autoptr(GArray) ranges = source_ranges(mover);
     bool is_cached = true;
 
-    for (guint i = 0; is_cached && i < READ_SAMPLES; i++) {
+    for (guint i = 0; is_cached && ranges->len > 0 && i < READ_SAMPLES; i++) {
         is_cached = !start_reading_range(mover, ranges, (guint)((uint64_t)i * ranges->len / READ_SAMPLES));
     }
     for (guint i = 0; !is_cached && i < ranges->len; i++) {

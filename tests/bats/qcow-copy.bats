@@ -283,6 +283,16 @@ assert_only() {
     assert_json '."bytes-copied" == 0 and ."bytes-cloned" == 0'
 }
 
+@test "copy -n: zeros past the end of a layer whose data file nobody reads" {
+    make_image base.qcow2 64K -o data_file=base.data
+    make_image disk.qcow2 8M -b base.qcow2 -F qcow2
+    guest_write disk.qcow2 0 64K A
+    guest_write disk.qcow2 4M 1M B
+    head -c 8M /dev/zero | tr '\0' 'Z' >there.raw
+    run -0 qcow-copy -n disk.qcow2 there.raw
+    assert_same_content disk.qcow2 there.raw
+}
+
 @test "copy -n: options that have no meaning there are wrong usage" {
     make_disk
     run -2 qcow-copy -n -o cluster_size=4k disk.qcow2 there.qcow2
