@@ -13,7 +13,7 @@ static const GOptionEntry entries[] = {
     { "drop", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &drop,
       "A layer whose point in time is not needed any more: its name or [INDEX]; may be given again",
       "LAYER" },
-    { "run", 0, 0, G_OPTION_ARG_NONE, &run_it, "Do it, each group the cheapest way", NULL },
+    { "run", 0, 0, G_OPTION_ARG_NONE, &run_it, "Do it, each group the cheapest way that is not refused", NULL },
     { NULL },
 };
 
@@ -35,11 +35,12 @@ static const ToolCommand command = {
         "alone; a commit that follows a pull is counted over the chain as it is now, and may overwrite what "
         "was pulled. The time is an estimate from them, at 2 GiB a second.",
         "A merge that would change what other images or internal snapshots read is refused when it is "
-        "run, with their names.",
+        "run. --run then takes the next way, and fails with the reason when none is left.",
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_FORCE_SHARE | TOOL_IMAGE | TOOL_OUTPUT | TOOL_PROGRESS,
+    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_FORCE_SHARE | TOOL_IMAGE | TOOL_OUTPUT | TOOL_TARGET_CACHE
+              | TOOL_PROGRESS | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK,
     .exit_codes = (const ToolText[]) {
         { "0", "The plan was printed, or run." },
         { "1", "Failed." },
@@ -238,6 +239,7 @@ static bool print_json(const Tool *tool, Qcow2Chain *chain, const Qcow2Plan *pla
 
 /* A step with the names of its files, for when the chain is closed. */
 typedef struct Job {
+    unsigned group, way;
     Qcow2PlanKind kind;
     char *layer, *other;          /* other: NULL for no backing file */
     bool is_top;
@@ -249,22 +251,30 @@ static void clear_job(gpointer job)
     g_free(((Job *)job)->other);
 }
 
+static void add_jobs(Qcow2Chain *chain, const Qcow2Plan *plan, unsigned group, unsigned way, GArray *jobs)
+{
+    const Qcow2PlanWay *found = &plan->groups[group].ways[way];
+
+    for (unsigned i = 0; i < found->n_steps; i++) {
+        const Qcow2PlanStep *step = &found->steps[i];
+        bool has_other = step->other < qcow2_chain_n_layers(chain);
+        Job job = {
+            group, way, step->kind, layer_name(chain, step->layer),
+            has_other ? layer_name(chain, step->other) : NULL, step->layer == 0,
+        };
+        g_array_append_val(jobs, job);
+    }
+}
+
 /* The lowest group first: what is above it is then found as it was planned. */
 static GArray *jobs_of(Qcow2Chain *chain, const Qcow2Plan *plan)
 {
     GArray *jobs = g_array_new(FALSE, FALSE, sizeof(Job));
 
     g_array_set_clear_func(jobs, clear_job);
-    for (unsigned i = plan->n_groups; i-- > 0;) {
-        const Qcow2PlanWay *way = &plan->groups[i].ways[0];
-        for (unsigned j = 0; j < way->n_steps; j++) {
-            const Qcow2PlanStep *step = &way->steps[j];
-            bool has_other = step->other < qcow2_chain_n_layers(chain);
-            Job job = {
-                step->kind, layer_name(chain, step->layer),
-                has_other ? layer_name(chain, step->other) : NULL, step->layer == 0,
-            };
-            g_array_append_val(jobs, job);
+    for (unsigned group = plan->n_groups; group-- > 0;) {
+        for (unsigned way = 0; way < plan->groups[group].n_ways; way++) {
+            add_jobs(chain, plan, group, way, jobs);
         }
     }
     return jobs;
@@ -272,7 +282,7 @@ static GArray *jobs_of(Qcow2Chain *chain, const Qcow2Plan *plan)
 
 static bool run_pull(const Tool *tool, const Job *job, Qcow2Progress *progress, GError **error)
 {
-    const Qcow2PullOptions options = { .base = job->other };
+    const Qcow2PullOptions options = { .base = job->other, .no_reflink = tool->no_reflink };
     g_autoptr(Qcow2Chain) chain = tool_open_exclusive(tool, job->layer, NULL, error);
     Qcow2MoveResult result;
 
@@ -282,10 +292,72 @@ static bool run_pull(const Tool *tool, const Job *job, Qcow2Progress *progress, 
 static bool run_commit(const Tool *tool, const Job *job, Qcow2Progress *progress, GError **error)
 {
     const Qcow2OpenOptions open_options = tool_open_options(tool, tool->format);
-    const Qcow2CommitOptions options = { .base = job->other, .top = job->is_top ? NULL : job->layer };
+    const Qcow2CommitOptions options = {
+        .base = job->other, .top = job->is_top ? NULL : job->layer, .no_reflink = tool->no_reflink,
+    };
     g_auto(Qcow2CommitResult) result = { 0 };
 
     return qcow2_commit(tool->arguments[0], &open_options, &options, &result, progress, error);
+}
+
+static bool run_job(const Tool *tool, const Job *job, Qcow2Progress *progress, GError **error)
+{
+    return job->kind == QCOW2_PLAN_PULL ? run_pull(tool, job, progress, error)
+                                        : run_commit(tool, job, progress, error);
+}
+
+/* The first job from @index on that is of another group, or, unless @whole_group, of another way. */
+static guint end_of(const GArray *jobs, guint index, bool whole_group)
+{
+    const Job *first = &g_array_index(jobs, Job, index);
+
+    while (index < jobs->len && g_array_index(jobs, Job, index).group == first->group
+           && (whole_group || g_array_index(jobs, Job, index).way == first->way)) {
+        index++;
+    }
+    return index;
+}
+
+/* These come before the first write: another way may do. */
+static bool was_refused(const GError *error)
+{
+    return g_error_matches(error, QCOW2_ERROR, QCOW2_ERROR_IN_USE)
+        || g_error_matches(error, QCOW2_ERROR, QCOW2_ERROR_UNSUPPORTED)
+        || g_error_matches(error, QCOW2_ERROR, QCOW2_ERROR_NO_SPACE);
+}
+
+/* The jobs [first, end) of one group: those of the cheapest way that is not refused. */
+static bool run_group(const Tool *tool, const GArray *jobs, guint first, guint end, Qcow2Progress *progress,
+                      GError **error)
+{
+    g_autoptr(GError) refusal = NULL;
+
+    while (first < end) {
+        g_autoptr(GError) cause = NULL;
+        guint way_end = end_of(jobs, first, false);
+        bool started = false;
+        while (first < way_end && run_job(tool, &g_array_index(jobs, Job, first), progress, &cause)) {
+            started = true;
+            first++;
+        }
+        if (first == way_end) {
+            return true;
+        }
+        if (started || !was_refused(cause)) {
+            g_propagate_error(error, g_steal_pointer(&cause));
+            return false;
+        }
+        if (!tool->quiet && !tool->json && way_end < end) {
+            printf("Refused, so the next way is taken: %s\n", cause->message);
+        }
+        /* The cheapest way's reason is the one to know. */
+        if (!refusal) {
+            refusal = g_steal_pointer(&cause);
+        }
+        first = way_end;
+    }
+    g_propagate_error(error, g_steal_pointer(&refusal));
+    return false;
 }
 
 static int run_jobs(const Tool *tool, const GArray *jobs)
@@ -294,10 +366,8 @@ static int run_jobs(const Tool *tool, const GArray *jobs)
     g_autoptr(GError) error = NULL;
     bool ok = true;
 
-    for (guint i = 0; ok && i < jobs->len; i++) {
-        const Job *job = &g_array_index(jobs, Job, i);
-        ok = job->kind == QCOW2_PLAN_PULL ? run_pull(tool, job, tool_progress_get(progress), &error)
-                                          : run_commit(tool, job, tool_progress_get(progress), &error);
+    for (guint i = 0; ok && i < jobs->len; i = end_of(jobs, i, true)) {
+        ok = run_group(tool, jobs, i, end_of(jobs, i, true), tool_progress_get(progress), &error);
     }
     tool_progress_end(progress);
     if (!ok) {

@@ -57,6 +57,19 @@ static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options
     return qcow2_io_file_open(place->target, &file_options, error);
 }
 
+/* To who wants to change something; for those who read QEMU's words are enough. */
+static bool say_what_to_do(const Qcow2OpenOptions *options, GError **error)
+{
+    bool changes = options->writable || options->exclusive;
+
+    if (changes && error && g_error_matches(*error, QCOW2_ERROR, QCOW2_ERROR_IN_USE)) {
+        g_autofree char *cause = g_steal_pointer(&(*error)->message);
+        (*error)->message = g_strconcat(cause, " End it first, or let the running VM do this itself (QMP)",
+                                        NULL);
+    }
+    return false;
+}
+
 /*
  * What qemu-img holds: while an image is read nobody may write to it or resize it, raw ones included (byte
  * 100, 201 and 203); who writes holds 101 and 103 as well, and byte 200 when even readers with -U must stay
@@ -73,7 +86,7 @@ static bool lock_image(Qcow2Io *io, const Qcow2OpenOptions *options, GError **er
     } else if (options->force_share) {
         shared = QCOW2_PERM_ALL;
     }
-    return qcow2_io_file_lock(io, used, shared, error);
+    return qcow2_io_file_lock(io, used, shared, error) || say_what_to_do(options, error);
 }
 
 static bool decide_format(Qcow2Layer *layer, Qcow2Io *io, const char **ret_format, GError **error)

@@ -102,6 +102,20 @@ uint64_t qcow2_free_space_take_end(Qcow2FreeSpace *space, uint64_t n)
     return first;
 }
 
+/* What an interrupted change left at the end of the file is a beginning, too. */
+static uint64_t take_last_run(Qcow2FreeSpace *space, uint64_t n)
+{
+    const FreeRun *last = space->runs->len ? &g_array_index(space->runs, FreeRun, space->runs->len - 1) : NULL;
+
+    if (!last || last->first + last->n != space->end) {
+        return qcow2_free_space_take_end(space, n);
+    }
+    uint64_t first = last->first;
+    space->end = first + n;
+    g_array_set_size(space->runs, space->runs->len - 1);
+    return first;
+}
+
 uint64_t qcow2_free_space_take(Qcow2FreeSpace *space, uint64_t n)
 {
     for (guint i = 0; i < space->runs->len; i++) {
@@ -116,7 +130,7 @@ uint64_t qcow2_free_space_take(Qcow2FreeSpace *space, uint64_t n)
             return first;
         }
     }
-    return qcow2_free_space_take_end(space, n);
+    return take_last_run(space, n);
 }
 
 uint64_t qcow2_free_space_end(const Qcow2FreeSpace *space)

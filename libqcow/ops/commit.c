@@ -76,7 +76,8 @@ static bool find_top(Qcow2Chain *chain, const char *word, unsigned *ret_top, GEr
     }
     if (error && g_error_matches(*error, QCOW2_ERROR, QCOW2_ERROR_NOT_FOUND)) {
         g_autofree char *cause = g_steal_pointer(&(*error)->message);
-        (*error)->message = g_strconcat(cause, "; it may have been merged already", NULL);
+        bool said = strstr(cause, "already");
+        (*error)->message = g_strconcat(cause, said ? "" : "; it may have been merged already", NULL);
     }
     return false;
 }

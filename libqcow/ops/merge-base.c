@@ -243,7 +243,7 @@ static bool check_bitmaps(const Qcow2Merge *merge, Qcow2Image *image, GError **e
         || qcow2_merge_bitmaps_check(image, merge->chain, merge->top, merge->top, merge->base, error);
 }
 
-static bool check_growth(const Qcow2Image *image, uint64_t size, GError **error)
+bool qcow2_merge_check_growth(const Qcow2Image *image, uint64_t size, GError **error)
 {
     return size <= image->size || image->header.layout.version >= 3 || image->header.n_snapshots == 0
         || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
@@ -257,7 +257,7 @@ bool qcow2_merge_check_base(Qcow2Merge *merge, GError **error)
     Qcow2Image *image = qcow2_chain_image(merge->chain, merge->base);
     uint64_t size = qcow2_chain_image(merge->chain, merge->top)->size;
     bool ok = image->kind == QCOW2_IMAGE_RAW ? check_raw(merge, image, size, error)
-                                             : check_growth(image, size, error)
+                                             : qcow2_merge_check_growth(image, size, error)
                                                    && check_bitmaps(merge, image, error);
 
     if (!ok) {

@@ -54,6 +54,9 @@ bool qcow2_merge_find_dependents(Qcow2Merge *merge, GError **error);
 /** qcow2_merge_find_changes: whether the base will read otherwise; a merge that was done changes nothing. */
 bool qcow2_merge_find_changes(Qcow2Merge *merge, GError **error);
 
+/** qcow2_merge_check_growth: whether a qcow2 base can become @size bytes large. */
+bool qcow2_merge_check_growth(const Qcow2Image *base, uint64_t size, GError **error);
+
 /** qcow2_merge_check_base: whether the base can become what it has to be; before anything is written. */
 bool qcow2_merge_check_base(Qcow2Merge *merge, GError **error);
 

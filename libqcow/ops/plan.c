@@ -12,6 +12,7 @@
 
 #include "move/in-place.h"
 #include "ops/keep.h"
+#include "ops/merge.h"
 #include "util/error.h"
 
 /* For the estimate: copied and flushed bytes a second, and what a step costs whatever it moves. */
@@ -159,8 +160,11 @@ static bool count_commit(const Group *group, unsigned target, Qcow2PlanStep *ste
     if (!to) {
         return false;
     }
-    return image->kind == QCOW2_IMAGE_RAW ? count_raw(from, to, step, error)
-                                          : count_state(&counting, "@active", error);
+    if (image->kind == QCOW2_IMAGE_RAW) {
+        return count_raw(from, to, step, error);
+    }
+    return qcow2_merge_check_growth(image, qcow2_chain_image(to, 0)->size, error)
+        && count_state(&counting, "@active", error);
 }
 
 /* Layers [first, last] over what is below the group. */

@@ -431,6 +431,13 @@ end_process() {
     wait "$1" 2>/dev/null || true
 }
 
+# catches_interrupts PID: it is past its start, and would stop at a safe point
+catches_interrupts() {
+    local caught
+    caught=$(sed -n 's/^SigCgt:\s*//p' "/proc/$1/status")
+    ((16#$caught & 2))
+}
+
 # wait_until COMMAND…: try a command for up to 10 seconds until it succeeds
 wait_until() {
     local i

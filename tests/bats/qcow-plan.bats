@@ -63,15 +63,33 @@ counts() {
 
 @test "plan: a way that cannot be gone is left out" {
     make_image base.qcow2 4M
-    guest_write base.qcow2 0 4M A
-    make_image low.qcow2 4M -b base.qcow2 -F qcow2
+    make_image low.qcow2 2M -b base.qcow2 -F qcow2 -o compat=0.10
     guest_write low.qcow2 1M 64K B
-    make_image top.qcow2 4M -b low.qcow2 -F qcow2 -o data_file=top.data,extended_l2=on
-    guest_write top.qcow2 1M 4K C
-    run -1 qcow-pull -b base.qcow2 top.qcow2
-    assert_output_has "data file"
+    snapshot low.qcow2 s
+    make_image top.qcow2 4M -b low.qcow2 -F qcow2
+    guest_write top.qcow2 3M 4K C
+    run -1 qcow-commit --dry-run top.qcow2
+    assert_output_has "version 2"
     run -0 qcow-plan --drop=low.qcow2 --output=json top.qcow2
-    assert_json '[.groups[0].ways[].steps[].operation] == ["commit"]'
+    assert_json '[.groups[0].ways[].steps[].operation] == ["pull"]'
+}
+
+@test "plan --run: the next way when the cheapest one would change what somebody else reads" {
+    CHAIN_SIZE=4M make_chain base.qcow2 mid.qcow2 top.qcow2
+    guest_write base.qcow2 0 4M A
+    guest_write mid.qcow2 0 2M B
+    guest_write top.qcow2 1M 4K C
+    make_image other.qcow2 4M -b mid.qcow2 -F qcow2
+    active_raw top.qcow2 top.raw
+    active_raw other.qcow2 other.raw
+    run -0 qcow-plan --drop=mid.qcow2 --output=json top.qcow2
+    assert_json '.groups[0].ways[0].steps[0].operation == "commit"'
+    run -0 qcow-plan --run --drop=mid.qcow2 top.qcow2
+    assert_output_has "Refused, so the next way is taken: 'other.qcow2' is backed by 'mid.qcow2'"
+    assert_clean top.qcow2
+    assert_same_content top.qcow2 top.raw
+    assert_same_content other.qcow2 other.raw
+    [[ $(qemu-img info --output=json top.qcow2 | jq -r '."backing-filename"') == base.qcow2 ]]
 }
 
 @test "plan: several neighbours, every file that can hold them, in both orders" {
@@ -114,4 +132,24 @@ counts() {
     assert_output_has "not a layer"
     run -2 qcow-plan active.qcow2
     run -2 qcow-plan --drop='[1]'
+}
+
+@test "plan --run: Ctrl-C in the middle leaves a chain that reads the same; again goes on" {
+    local status=0
+    CHAIN_SIZE=16M make_chain base.qcow2 mid.qcow2 top.qcow2
+    guest_write mid.qcow2 0 16M A
+    guest_write base.qcow2 0 16M B
+    guest_write top.qcow2 0 12M C
+    active_raw top.qcow2 top.raw
+    start_daemon env --default-signal qcow-plan --run --no-reflink --rate 2M -m 1 --drop mid.qcow2 top.qcow2
+    wait_until catches_interrupts "$daemon_pid"
+    sleep 0.3
+    kill -INT "$daemon_pid"
+    wait "$daemon_pid" || status=$?
+    [[ $status == 130 ]]
+    grep -q "the chain reads as before; plan again to go on" daemon.log
+    assert_same_content top.qcow2 top.raw
+    qcow-plan -q --run --drop mid.qcow2 top.qcow2
+    assert_clean top.qcow2
+    assert_same_content top.qcow2 top.raw
 }
