@@ -32,8 +32,8 @@ static const ToolCommand command = {
         "not changed; committed into a file of the group, that file holds the layer above then, and the "
         "others are not valid by themselves.",
         "The bytes and clusters are those that qcow-pull and qcow-commit will count, found from metadata "
-        "alone; a commit that follows a pull is counted over the chain as it is now, and may overwrite what "
-        "was pulled. The time is an estimate from them, at 2 GiB a second.",
+        "alone; the second of two steps is counted over the chain as it is now, and may find a part of its "
+        "work done. The time is an estimate from them, at 2 GiB a second.",
         "A merge that would change what other images or internal snapshots read is refused when it is "
         "run. --run then takes the next way, and fails with the reason when none is left.",
         NULL,
