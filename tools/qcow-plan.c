@@ -13,7 +13,8 @@ static const GOptionEntry entries[] = {
     { "drop", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &drop,
       "A layer whose point in time is not needed any more: its name or [INDEX]; may be given again",
       "LAYER" },
-    { "run", 0, 0, G_OPTION_ARG_NONE, &run_it, "Do it, each group the cheapest way that is not refused", NULL },
+    { "run", 0, 0, G_OPTION_ARG_NONE, &run_it, "Do it, each group the cheapest way that is not refused",
+      NULL },
     { NULL },
 };
 

@@ -30,9 +30,9 @@ static const ToolCommand command = {
         "internal snapshots: what they read from the layers that go is copied too, once for all of them.",
         "No other image is changed. The layers that were pulled are left as they are, since others may be "
         "backed by them.",
-        "Dirty bitmaps of IMAGE stay as they are, since it reads the same. With --bitmaps those of the layers "
-        "that were pulled are merged into them: what was dirty in a layer is dirty in the bitmap of the same "
-        "name in IMAGE, which gets one where it has none.",
+        "Dirty bitmaps of IMAGE stay as they are, since it reads the same. With --bitmaps those of the "
+        "layers that were pulled are merged into them: what was dirty in a layer is dirty in the bitmap of "
+        "the same name in IMAGE, which gets one where it has none.",
         "LAYER is named as qcow-info --backing-chain prints it, or by its index: [1] is the present backing "
         "file.",
         "All or nothing, also across a crash: one write of the header switches to the new tables and the new "

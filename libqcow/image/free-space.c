@@ -105,14 +105,15 @@ uint64_t qcow2_free_space_take_end(Qcow2FreeSpace *space, uint64_t n)
 /* What an interrupted change left at the end of the file is a beginning, too. */
 static uint64_t take_last_run(Qcow2FreeSpace *space, uint64_t n)
 {
-    const FreeRun *last = space->runs->len ? &g_array_index(space->runs, FreeRun, space->runs->len - 1) : NULL;
+    guint n_runs = space->runs->len;
+    const FreeRun *last = n_runs > 0 ? &g_array_index(space->runs, FreeRun, n_runs - 1) : NULL;
 
     if (!last || last->first + last->n != space->end) {
         return qcow2_free_space_take_end(space, n);
     }
     uint64_t first = last->first;
     space->end = first + n;
-    g_array_set_size(space->runs, space->runs->len - 1);
+    g_array_set_size(space->runs, n_runs - 1);
     return first;
 }
 

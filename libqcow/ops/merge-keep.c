@@ -306,7 +306,7 @@ static bool check_snapshots(Qcow2Merge *merge, unsigned index, GError **error)
                       qcow2_chain_layer_name(merge->chain, index));
 }
 
-/* The place that the file at @path names as its backing file; NULL: none. What is marked reads garbage anyway. */
+/* The backing file that the file at @path names; NULL: none. What is marked reads garbage anyway. */
 static Qcow2Place *backing_of_file(const char *path)
 {
     Qcow2FileOptions options = { 0 };

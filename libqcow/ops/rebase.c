@@ -66,8 +66,8 @@ static bool check_options(const Qcow2Chain *chain, const Qcow2Keep *keep, GError
     }
     if (keep->backing_name && (image->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA)) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
-                          "'%s': Could not change the backing file to '%s': a raw external data file holds the"
-                          " whole disk, and QEMU allows nothing below it", name, keep->backing_name);
+                          "'%s': Could not change the backing file to '%s': a raw external data file holds"
+                          " the whole disk, and QEMU allows nothing below it", name, keep->backing_name);
     }
     return !keep->backing_name || keep->backing_format
         || qcow2_fail(error, QCOW2_ERROR_INVALID,
