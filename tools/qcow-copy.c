@@ -76,7 +76,8 @@ static const ToolCommand command = {
         "left out of TARGET; -S asks for that everywhere.",
         "With -B the size of TARGET is that of what changed: clusters are compared with the backing file by "
         "metadata, and where that cannot tell by their bytes.",
-        "With --resume the copy is made in TARGET.qcow-part, and TARGET.qcow-journal says how far it is. "
+        "With --resume the copy is made in TARGET.qcow-part, and TARGET.qcow-journal says how far it is; a "
+        "data file has a .qcow-part, too. "
         "Both stay when the command is interrupted or killed. They are gone on with only if inode, size and "
         "time of change of every source file and all options are the same; otherwise the copy starts again.",
         "With --chain each file keeps its internal snapshots and bitmaps, and its backing file is then the "

@@ -87,7 +87,7 @@ void qcow2_new_image_expect(Qcow2NewImage *image, uint64_t first_cluster, uint64
         image->n_tables += image->l1[i] == 0;
         image->l1[i] = 1;
     }
-    image->n_data += n_data;
+    image->n_data += image->header.layout.has_data_file ? 0 : n_data;
 }
 
 bool qcow2_new_image_lay_out(Qcow2NewImage *image, GError **error)

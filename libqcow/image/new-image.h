@@ -25,7 +25,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2NewImage, qcow2_new_image_free)
 const Qcow2Layout *qcow2_new_image_layout(const Qcow2NewImage *image);
 
 /** qcow2_new_image_expect: guest clusters [first, first + n) will be mapped, with @n_data host clusters at
- * most. */
+ * most; these are not counted where a data file holds them. */
 void qcow2_new_image_expect(Qcow2NewImage *image, uint64_t first_cluster, uint64_t n_clusters,
                             uint64_t n_data);
 

@@ -115,6 +115,12 @@ static void run_of_mixed_cluster(const Qcow2RunRules *rules, const GArray *exten
                                       : QCOW2_RUN_DATA;
 }
 
+Qcow2Extent qcow2_slice_of_run(const Qcow2ClusterRun *run, const Qcow2Extent *extent)
+{
+    return qcow2_extent_slice(extent, MAX(extent->guest_offset, run->guest_start),
+                              MIN(qcow2_extent_end(extent), run->guest_end));
+}
+
 bool qcow2_gap_run(const Qcow2Layout *layout, uint64_t start, uint64_t end, Qcow2ClusterRun *ret)
 {
     uint64_t guest_end = end << layout->cluster_bits;

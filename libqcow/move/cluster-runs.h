@@ -39,6 +39,9 @@ typedef struct Qcow2RunCursor {
     uint64_t offset;
 } Qcow2RunCursor;
 
+/** qcow2_slice_of_run: the part of @extent that the run carries. */
+Qcow2Extent qcow2_slice_of_run(const Qcow2ClusterRun *run, const Qcow2Extent *extent);
+
 /** qcow2_gap_run: clusters [start, end), which hold nothing of what is carried; false when there are none. */
 bool qcow2_gap_run(const Qcow2Layout *layout, uint64_t start, uint64_t end, Qcow2ClusterRun *ret);
 

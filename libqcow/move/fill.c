@@ -66,12 +66,14 @@ static bool restore(Qcow2Fill *fill, Qcow2Io *io, GError **error)
         return false;
     }
     fill->resumed_bytes = fits ? fill->resume->guest_end : 0;
-    return fits || qcow2_io_truncate(io, 0, error);
+    return (fits || qcow2_io_truncate(io, 0, error))
+        && (!fill->data || qcow2_io_truncate(fill->data, fill->resumed_bytes, error));
 }
 
 bool qcow2_fill_write(Qcow2Fill *fill, Qcow2Io *io, uint64_t *ret_len, GError **error)
 {
-    if (fill->journal && !restore(fill, io, error)) {
+    if ((fill->journal && !restore(fill, io, error))
+        || (fill->data && !qcow2_io_truncate(fill->data, fill->data_size, error))) {
         return false;
     }
     Target target = { fill, io, fill->resumed_bytes };

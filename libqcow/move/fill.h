@@ -17,6 +17,8 @@ typedef struct Qcow2Fill {
     bool share_first;                     /* nor are they where extents can be shared */
     Qcow2Journal *journal;                /* NULL, or: gets a record now and then */
     const Qcow2JournalRecord *resume;     /* with a journal: where to go on */
+    Qcow2Io *data;                        /* the overlay's data file, or NULL */
+    uint64_t data_size;
     uint64_t resumed_bytes;               /* of the guest: what was there already */
 } Qcow2Fill;
 

@@ -3,7 +3,7 @@
 
 #include "format/l2.h"
 #include "image/reserve.h"
-#include "move/holes.h"
+#include "move/overlay-parts.h"
 #include "move/placement.h"
 #include "move/streams.h"
 #include "util/bits.h"
@@ -13,30 +13,8 @@
 /* Runs wait for the streams before them, so that entries come in guest order; this bounds what waits. */
 #define BATCH_STREAM_BYTES (UINT64_C(16) << 20)
 
-#define BUFFER_SIZE (UINT64_C(128) << 10)
-
 /* What has to be aligned where extents are shared: a block of every file system that can do it. */
 #define PROBE_SIZE UINT64_C(4096)
-
-/* Whether extents of the source can be shared. */
-typedef enum { SHARING_UNKNOWN, SHARING_WORKS, SHARING_FAILS } Sharing;
-
-struct Qcow2Overlay {
-    Qcow2State *state;
-    Qcow2OverlayOptions options;
-    Qcow2Progress *progress;
-    Qcow2NewImage *image;
-    Qcow2RunRules rules;
-    bool has_streams;
-    Qcow2ReaderPool *readers;
-    Qcow2Mover *mover;            /* made with the first window, when the target is known */
-    GArray *runs;                 /* Qcow2ClusterRun: waiting */
-    GArray *streams;              /* Qcow2Stream: of the waiting runs, in order */
-    uint64_t next_cluster;        /* with map_gaps: behind the last run */
-    Sharing sharing;
-    uint64_t written_back;        /* host offset up to which streams are on their way to the disk */
-    Qcow2OverlayStats stats;
-};
 
 uint64_t qcow2_overlay_unit(const Qcow2Header *header)
 {
@@ -167,8 +145,15 @@ static uint64_t bitmap_of(const Qcow2Overlay *overlay, const Qcow2ClusterRun *ru
     return overlay->rules.layout->extended_l2 ? (uint64_t)run->zero_mask << 32 | run->data_mask : 0;
 }
 
-static bool map_data(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, uint64_t host_offset,
-                     GError **error)
+/* In a data file every cluster is where the guest has it. */
+uint64_t qcow2_overlay_take(Qcow2Overlay *overlay, uint64_t first_cluster, uint64_t n_clusters)
+{
+    return overlay->options.data ? first_cluster << overlay->rules.layout->cluster_bits
+                                 : qcow2_new_image_take(overlay->image, n_clusters);
+}
+
+bool qcow2_overlay_map_data(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run,
+                            uint64_t host_offset, GError **error)
 {
     overlay->stats.data_clusters += run->n_clusters;
     return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters,
@@ -176,7 +161,7 @@ static bool map_data(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *
                                overlay->rules.layout->cluster_size, error);
 }
 
-static bool map_zero(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, GError **error)
+bool qcow2_overlay_map_zero(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *run, GError **error)
 {
     uint64_t raw = overlay->rules.layout->extended_l2 ? 0 : L2E_ZERO;
 
@@ -184,7 +169,8 @@ static bool map_zero(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2ClusterRun *
         return true;
     }
     if (overlay->options.map_gaps) {
-        return map_data(overlay, io, run, qcow2_new_image_take(overlay->image, run->n_clusters), error);
+        uint64_t host_offset = qcow2_overlay_take(overlay, run->first_cluster, run->n_clusters);
+        return qcow2_overlay_map_data(overlay, io, run, host_offset, error);
     }
     overlay->stats.zero_clusters += run->n_clusters;
     return qcow2_new_image_map(overlay->image, io, run->first_cluster, run->n_clusters, raw,
@@ -198,23 +184,26 @@ static bool write_plain(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, co
     Qcow2ClusterRun run = { .first_cluster = cluster, .n_clusters = 1, .data_mask = UINT32_MAX };
     Qcow2SparseRule sparse = overlay->options.target_is_dirty ? (Qcow2SparseRule) { 0 }
                                                               : overlay->options.sparse;
-    uint64_t host_offset = qcow2_new_image_take(overlay->image, 1);
+    uint64_t host_offset = qcow2_overlay_take(overlay, cluster, 1);
+    Qcow2Io *data = overlay->options.data ? overlay->options.data : io;
+    /* A data file ends with the disk. */
+    size_t len_bytes = overlay->options.data ? stream->guest_end - stream->guest_start : stream->len_bytes;
     bool zero;
 
-    for (size_t done = 0, len; done < stream->len_bytes; done += len) {
-        len = qcow2_sparse_piece(&sparse, done, stream->bytes + done, stream->len_bytes - done, &zero);
-        if (!zero && !qcow2_io_write_named(io, host_offset + done, stream->bytes + done, len, error)) {
+    for (size_t done = 0, len; done < len_bytes; done += len) {
+        len = qcow2_sparse_piece(&sparse, done, stream->bytes + done, len_bytes - done, &zero);
+        if (!zero && !qcow2_io_write_named(data, host_offset + done, stream->bytes + done, len, error)) {
             return false;
         }
     }
-    return map_data(overlay, io, &run, host_offset, error);
+    return qcow2_overlay_map_data(overlay, io, &run, host_offset, error);
 }
 
 static bool write_zero(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, GError **error)
 {
     Qcow2ClusterRun run = { .first_cluster = cluster, .n_clusters = 1, .zero_mask = UINT32_MAX };
 
-    return map_zero(overlay, io, &run, error);
+    return qcow2_overlay_map_zero(overlay, io, &run, error);
 }
 
 static bool write_compressed(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, const Qcow2Stream *stream,
@@ -246,12 +235,6 @@ static bool write_stream(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t cluster, c
 
 /* ---- Windows into a file ----------------------------------------------------------------------- */
 
-static Qcow2Extent slice_of_run(const Qcow2ClusterRun *run, const Qcow2Extent *extent)
-{
-    return qcow2_extent_slice(extent, MAX(extent->guest_offset, run->guest_start),
-                              MIN(qcow2_extent_end(extent), run->guest_end));
-}
-
 /* What a cluster holds past the end of the disk would show when the disk grows. */
 static bool move_tail(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, uint64_t host_offset, GError **error)
 {
@@ -261,7 +244,8 @@ static bool move_tail(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, uint64_
         .guest_offset = run->guest_end, .len_bytes = end - run->guest_end, .kind = QCOW2_EXTENT_ZERO,
     };
 
-    return !overlay->options.target_is_dirty || tail.len_bytes == 0
+    /* A data file ends with the disk. */
+    return !overlay->options.target_is_dirty || tail.len_bytes == 0 || overlay->options.data
         || qcow2_mover_add(overlay->mover, &tail, host_offset + (run->guest_end - base), error);
 }
 
@@ -276,7 +260,7 @@ static bool move_run(Qcow2Overlay *overlay, const Qcow2ClusterRun *run, const GA
         if (extent->guest_offset >= run->guest_end) {
             break;
         }
-        Qcow2Extent slice = slice_of_run(run, extent);
+        Qcow2Extent slice = qcow2_slice_of_run(run, extent);
         bool zero = extent->kind == QCOW2_EXTENT_ZERO || extent->kind == QCOW2_EXTENT_UNALLOCATED;
         if (zero && !overlay->options.target_is_dirty) {
             if (!qcow2_progress_advance(overlay->progress, slice.len_bytes, error)) {
@@ -330,10 +314,14 @@ static bool place_data(Qcow2Overlay *overlay, const GArray *extents, GError **er
     if (placement.n_clusters == 0) {
         return true;
     }
-    uint64_t host_offset = qcow2_new_image_take(overlay->image, placement.n_clusters);
-    qcow2_placement_by_source(&placement, host_offset, cluster_bits);
-    if (!can_share(overlay, &placement)) {
-        qcow2_placement_by_guest(&placement, host_offset, cluster_bits);
+    if (overlay->options.data) {
+        qcow2_placement_as_guest(&placement, cluster_bits);
+    } else {
+        uint64_t host_offset = qcow2_new_image_take(overlay->image, placement.n_clusters);
+        qcow2_placement_by_source(&placement, host_offset, cluster_bits);
+        if (!can_share(overlay, &placement)) {
+            qcow2_placement_by_guest(&placement, host_offset, cluster_bits);
+        }
     }
     for (guint i = 0; i < placement.order->len; i++) {
         const Qcow2ClusterRun *run = qcow2_placement_run(&placement, i);
@@ -349,10 +337,10 @@ static bool write_waiting_run(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2Clu
 {
     switch (run->kind) {
     case QCOW2_RUN_ZERO:
-        return map_zero(overlay, io, run, error)
+        return qcow2_overlay_map_zero(overlay, io, run, error)
             && qcow2_progress_advance(overlay->progress, run->guest_end - run->guest_start, error);
     case QCOW2_RUN_DATA:
-        return map_data(overlay, io, run, run->host_offset, error);
+        return qcow2_overlay_map_data(overlay, io, run, run->host_offset, error);
     case QCOW2_RUN_STREAM:
         for (uint64_t i = 0; i < run->n_clusters; i++) {
             if (!write_stream(overlay, io, run->first_cluster + i,
@@ -410,7 +398,8 @@ static Qcow2Mover *new_mover(Qcow2Overlay *overlay, Qcow2Io *io)
         .target_is_zero = !overlay->options.target_is_dirty,
     };
 
-    return qcow2_mover_new(overlay->state, io, &options, overlay->progress);
+    return qcow2_mover_new(overlay->state, overlay->options.data ? overlay->options.data : io, &options,
+                           overlay->progress);
 }
 
 static void need_mover(Qcow2Overlay *overlay, Qcow2Io *io)
@@ -428,8 +417,9 @@ bool qcow2_overlay_can_share(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *e
         const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
         if (extent->kind == QCOW2_EXTENT_DATA && extent->len_bytes >= PROBE_SIZE
             && extent->host_offset % PROBE_SIZE == 0) {
+            Qcow2Io *data = overlay->options.data ? overlay->options.data : io;
             bool works = qcow2_mover_can_share(overlay->mover, extent, 0)
-                      && qcow2_io_zero(io, 0, PROBE_SIZE, true, NULL);
+                      && qcow2_io_zero(data, 0, PROBE_SIZE, true, NULL);
             overlay->sharing = works ? SHARING_WORKS : SHARING_FAILS;
         }
     }
@@ -463,7 +453,8 @@ static bool map_last_gap(Qcow2Overlay *overlay, Qcow2Io *io, GError **error)
     Qcow2ClusterRun gap;
 
     return !next_gap(overlay, NULL, &gap)
-        || map_data(overlay, io, &gap, qcow2_new_image_take(overlay->image, gap.n_clusters), error);
+        || qcow2_overlay_map_data(overlay, io, &gap,
+                                  qcow2_overlay_take(overlay, gap.first_cluster, gap.n_clusters), error);
 }
 
 bool qcow2_overlay_finish(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t *ret_len, GError **error)
@@ -479,9 +470,11 @@ bool qcow2_overlay_finish(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t *ret_len,
 
 bool qcow2_overlay_reserve(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2Preallocation mode, GError **error)
 {
-    Qcow2Range data = qcow2_new_image_data(overlay->image);
+    Qcow2Range data = overlay->options.data ? (Qcow2Range) { 0, overlay->state->size }
+                                            : qcow2_new_image_data(overlay->image);
 
-    return qcow2_reserve(io, data.start, data.end, mode, overlay->progress, error);
+    return qcow2_reserve(overlay->options.data ? overlay->options.data : io, data.start, data.end, mode,
+                         overlay->progress, error);
 }
 
 bool qcow2_overlay_clear_tables(Qcow2Overlay *overlay, Qcow2Io *io, GError **error)
@@ -498,6 +491,7 @@ bool qcow2_overlay_clear_tables(Qcow2Overlay *overlay, Qcow2Io *io, GError **err
 bool qcow2_overlay_save(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error)
 {
     return qcow2_mover_drain(overlay->mover, error)
+        && (!overlay->options.data || qcow2_io_flush(overlay->options.data, error))
         && qcow2_new_image_save(overlay->image, io, ret, error)
         && qcow2_io_flush(io, error);
 }
@@ -508,86 +502,4 @@ bool qcow2_overlay_restore(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2NewIma
     uint64_t n_clusters = qcow2_div_round_up(guest_end, overlay->rules.layout->cluster_size);
 
     return qcow2_new_image_restore(overlay->image, io, position, n_clusters, ret_fits, error);
-}
-
-/* ---- In file order ----------------------------------------------------------------------------- */
-
-bool qcow2_overlay_write_head(Qcow2Overlay *overlay, Qcow2Io *io, GError **error)
-{
-    return qcow2_new_image_write_head(overlay->image, io, true, error);
-}
-
-bool qcow2_overlay_write_tables(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
-{
-    Qcow2RunCursor cursor = { 0 };
-    Qcow2ClusterRun run;
-
-    while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
-        bool ok = run.kind == QCOW2_RUN_ZERO
-                ? map_zero(overlay, io, &run, error)
-                : map_data(overlay, io, &run, qcow2_new_image_take(overlay->image, run.n_clusters), error);
-        if (!ok) {
-            return false;
-        }
-    }
-    return true;
-}
-
-bool qcow2_overlay_end_tables(Qcow2Overlay *overlay, Qcow2Io *io, GError **error)
-{
-    bool ok = qcow2_new_image_end_tables(overlay->image, io, error);
-
-    qcow2_new_image_restart_data(overlay->image);
-    return ok;
-}
-
-/* The bytes of one extent's part of a run, at their place; the target fills the gaps with zeros. */
-static bool write_slice(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2Extent *slice, uint64_t target_offset,
-                        uint8_t *buffer, GError **error)
-{
-    Qcow2Reader *reader = qcow2_reader_pool_take(overlay->readers);
-    bool ok = true;
-
-    for (uint64_t done = 0; ok && done < slice->len_bytes;) {
-        size_t len = MIN(BUFFER_SIZE, slice->len_bytes - done);
-        ok = qcow2_state_read_extent(overlay->state, reader, slice, slice->guest_offset + done, buffer, len,
-                                     error)
-             && qcow2_io_write_named(io, target_offset + done, buffer, len, error)
-             && qcow2_progress_advance(overlay->progress, len, error);
-        done += len;
-    }
-    overlay->stats.moved.bytes_copied += slice->len_bytes;
-    qcow2_reader_pool_give(overlay->readers, reader);
-    return ok;
-}
-
-bool qcow2_overlay_write_data(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents, GError **error)
-{
-    g_autofree uint8_t *buffer = g_malloc(BUFFER_SIZE);
-    Qcow2RunCursor cursor = { 0 };
-    Qcow2ClusterRun run;
-
-    while (qcow2_next_run(&overlay->rules, extents, &cursor, &run)) {
-        if (run.kind == QCOW2_RUN_ZERO) {
-            continue;
-        }
-        uint64_t host_offset = qcow2_new_image_take(overlay->image, run.n_clusters);
-        uint64_t base = run.first_cluster << overlay->rules.layout->cluster_bits;
-        for (guint i = run.first_extent; i < extents->len; i++) {
-            const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
-            if (extent->guest_offset >= run.guest_end) {
-                break;
-            }
-            Qcow2Extent slice = slice_of_run(&run, extent);
-            if (!write_slice(overlay, io, &slice, host_offset + (slice.guest_offset - base), buffer, error)) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-uint64_t qcow2_overlay_end(const Qcow2Overlay *overlay)
-{
-    return qcow2_new_image_end(overlay->image);
 }

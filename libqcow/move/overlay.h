@@ -29,7 +29,8 @@ typedef struct Qcow2OverlayOptions {
     bool zeros_are_nothing;   /* nothing lies below: what reads as zeros is not mapped */
     bool map_zeros;           /* what reads as zeros gets clusters (preallocation) */
     bool map_gaps;            /* extended L2: what is not carried gets clusters that hold nothing yet */
-    bool target_is_dirty;     /* a device: what is not written there reads as anything */
+    Qcow2Io *data;            /* the external data file, which holds all data; NULL: the image does */
+    bool target_is_dirty;     /* a device holds the data: what is not written there reads as anything */
 } Qcow2OverlayOptions;
 
 typedef struct Qcow2OverlayStats {

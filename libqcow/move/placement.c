@@ -53,6 +53,14 @@ void qcow2_placement_by_guest(Qcow2Placement *placement, uint64_t host_offset, u
     assign(placement, host_offset, cluster_bits);
 }
 
+void qcow2_placement_as_guest(Qcow2Placement *placement, unsigned cluster_bits)
+{
+    for (guint i = 0; i < placement->order->len; i++) {
+        Qcow2ClusterRun *run = run_at(placement, i);
+        run->host_offset = run->first_cluster << cluster_bits;
+    }
+}
+
 /* ---- By source --------------------------------------------------------------------------------- */
 
 bool qcow2_run_first_data(const Qcow2ClusterRun *run, const GArray *extents, Qcow2Extent *ret)

@@ -27,6 +27,9 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2Placement, qcow2_placement_clear)
 void qcow2_placement_by_guest(Qcow2Placement *placement, uint64_t host_offset, unsigned cluster_bits);
 void qcow2_placement_by_source(Qcow2Placement *placement, uint64_t host_offset, unsigned cluster_bits);
 
+/** qcow2_placement_as_guest: where the guest has them, as in a data file. */
+void qcow2_placement_as_guest(Qcow2Placement *placement, unsigned cluster_bits);
+
 /** qcow2_placement_run: the one at @index, in the order of the target. */
 const Qcow2ClusterRun *qcow2_placement_run(const Qcow2Placement *placement, guint index);
 

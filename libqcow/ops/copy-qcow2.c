@@ -1,14 +1,35 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A copy as a new qcow2 image. */
+/*
+ * A copy as a new qcow2 image, perhaps with an external data file.
+ *
+ *   step                                             a crash afterwards leaves
+ *   1  make both under other names, fill them        what was there before, and temporary files
+ *   2  flush; the data file gets its name            the same, with the new data file
+ *   3  flush; the image gets its name                the copy
+ */
 #include "move/fill.h"
 #include "ops/copy.h"
 #include "util/error.h"
+
+/* Where it goes. */
+typedef struct CopyTarget {
+    Qcow2Target *image;
+    Qcow2Target *data;        /* NULL: the image holds the data */
+} CopyTarget;
 
 static Qcow2Preallocation preallocation(const Qcow2Copy *copy, const Qcow2Creation *creation)
 {
     bool is_off = creation->options.preallocation == QCOW2_PREALLOCATION_OFF;
 
     return is_off && qcow2_copy_is_all(copy) ? QCOW2_PREALLOCATION_FALLOC : creation->options.preallocation;
+}
+
+/* A raw data file is only then the disk, byte for byte, when every cluster is mapped. */
+static bool maps_everything(const Qcow2Copy *copy, const Qcow2Creation *creation)
+{
+    return creation->options.data_file_raw
+        || (preallocation(copy, creation) != QCOW2_PREALLOCATION_OFF && !copy->options->compress
+            && !creation->options.backing_file);
 }
 
 static bool check(const Qcow2Copy *copy, const Qcow2Creation *creation, GError **error)
@@ -19,6 +40,10 @@ static bool check(const Qcow2Copy *copy, const Qcow2Creation *creation, GError *
         return qcow2_fail(error, QCOW2_ERROR_INVALID,
                           "Compression and preallocation not supported at the same time");
     }
+    if (copy->options->compress && creation->data_place) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "a copy with an external data file cannot be compressed");
+    }
     if (copy->options->resume && (preallocates || qcow2_copy_is_all(copy))) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                           "a copy to a qcow2 image with preallocation, or with -S 0, cannot be resumed");
@@ -26,11 +51,11 @@ static bool check(const Qcow2Copy *copy, const Qcow2Creation *creation, GError *
     return true;
 }
 
-static Qcow2Overlay *new_overlay(Qcow2Copy *copy, const Qcow2Creation *creation, bool is_new, GError **error)
+static Qcow2Overlay *new_overlay(Qcow2Copy *copy, const Qcow2Creation *creation, const CopyTarget *target,
+                                 GError **error)
 {
     const Qcow2CopyOptions *options = copy->options;
     bool has_backing = creation->options.backing_file != NULL;
-    bool map_all = preallocation(copy, creation) != QCOW2_PREALLOCATION_OFF && !options->compress;
     Qcow2OverlayOptions overlay_options = {
         .compress = options->compress,
         .n_threads = copy->first->options.n_threads,
@@ -39,9 +64,10 @@ static Qcow2Overlay *new_overlay(Qcow2Copy *copy, const Qcow2Creation *creation,
         .unpack = true,
         .sparse = copy->sparse,
         .zeros_are_nothing = !has_backing,
-        .map_zeros = map_all && !has_backing,
+        .map_zeros = maps_everything(copy, creation),
         .map_gaps = has_backing && creation->options.preallocation != QCOW2_PREALLOCATION_OFF,
-        .target_is_dirty = !is_new,
+        .data = target->data ? qcow2_target_io(target->data) : NULL,
+        .target_is_dirty = !qcow2_target_is_new(target->data ? target->data : target->image),
     };
     g_auto(Qcow2Header) header = { 0 };
 
@@ -55,7 +81,6 @@ static Qcow2Choice *new_choice(Qcow2Copy *copy, const Qcow2Creation *creation, Q
 {
     g_auto(Qcow2Header) header = { 0 };
     bool has_backing = creation->options.backing_file != NULL;
-    bool map_all = preallocation(copy, creation) != QCOW2_PREALLOCATION_OFF && !copy->options->compress;
 
     qcow2_create_options_header(&creation->options, &header);
     Qcow2ChoiceOptions options = {
@@ -63,7 +88,7 @@ static Qcow2Choice *new_choice(Qcow2Copy *copy, const Qcow2Creation *creation, Q
         .unit = copy->options->compress ? header.layout.cluster_size : qcow2_overlay_unit(&header),
         .compare_data = has_backing,
         .n_threads = copy->first->options.n_threads,
-        .everything = map_all && !has_backing,
+        .everything = maps_everything(copy, creation),
     };
     return qcow2_choice_new(from, copy->source, &options, error);
 }
@@ -77,16 +102,15 @@ static bool looks_for_zeros(const Qcow2Copy *copy, const Qcow2Creation *creation
         && preallocation(copy, creation) == QCOW2_PREALLOCATION_OFF;
 }
 
-static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
+static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, const CopyTarget *target,
                         Qcow2Choice *choice, GError **error)
 {
-    Qcow2Io *io = qcow2_target_io(target);
+    Qcow2Io *io = qcow2_target_io(target->image);
     Qcow2Preallocation mode = preallocation(copy, creation);
     bool reserves = mode == QCOW2_PREALLOCATION_FALLOC || mode == QCOW2_PREALLOCATION_FULL;
     g_autoptr(Qcow2ReaderPool) readers = qcow2_reader_pool_new();
     Qcow2HoleRules holes = { copy->source, copy->sparse, copy->first->options.n_threads, readers };
-    g_autoptr(Qcow2Overlay) overlay =
-        new_overlay(copy, creation, qcow2_target_is_new(target), error);
+    g_autoptr(Qcow2Overlay) overlay = new_overlay(copy, creation, target, error);
     Qcow2Fill fill = {
         .overlay = overlay,
         .choice = choice,
@@ -96,10 +120,12 @@ static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Tar
         .share_first = copy->share_first,
         .journal = copy->journal,
         .resume = &copy->resume,
+        .data = target->data ? qcow2_target_io(target->data) : NULL,
+        .data_size = copy->size,
     };
 
     if (!overlay || !qcow2_fill_count(&fill, error)
-        || (!qcow2_target_is_new(target) && !qcow2_overlay_clear_tables(overlay, io, error))
+        || (!qcow2_target_is_new(target->image) && !qcow2_overlay_clear_tables(overlay, io, error))
         || (reserves && !copy->options->compress && !qcow2_overlay_reserve(overlay, io, mode, error))
         || !qcow2_fill_write(&fill, io, &copy->result.output_size, error)) {
         return false;
@@ -120,15 +146,18 @@ bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GEr
     Qcow2Chain *from_chain = creation->backing ? creation->backing : copy->source->chain;
     const char *from_name = creation->backing ? "@active" : "@empty";
     g_autoptr(Qcow2State) from = qcow2_state_open(from_chain, from_name, error);
-    if (from && creation->data_place) {
-        return qcow2_copy_with_data_file(copy, creation, from, error);
-    }
-    /* The target first: that it cannot be made should be known before the work. */
-    g_autoptr(Qcow2Target) target = from ? qcow2_creation_target(creation, creation->place, error) : NULL;
-    g_autoptr(Qcow2Choice) choice = target ? new_choice(copy, creation, from, error) : NULL;
+    /* The targets first: that they cannot be made should be known before the work. */
+    const Qcow2Place *data_place = creation->data_place;
+    g_autoptr(Qcow2Target) data =
+        from && data_place ? qcow2_creation_target(creation, data_place, error) : NULL;
+    g_autoptr(Qcow2Target) image =
+        from && (data || !data_place) ? qcow2_creation_target(creation, creation->place, error) : NULL;
+    g_autoptr(Qcow2Choice) choice = image ? new_choice(copy, creation, from, error) : NULL;
+    const CopyTarget target = { image, data };
 
-    return choice && qcow2_copy_open_journal(copy, creation, target, error)
-        && write_image(copy, creation, target, choice, error)
-        && qcow2_copy_bitmaps_to_new(copy, qcow2_target_io(target), &copy->result.output_size, error)
-        && qcow2_copy_publish(copy, target, error);
+    return choice && qcow2_copy_open_journal(copy, creation, image, data, error)
+        && write_image(copy, creation, &target, choice, error)
+        && qcow2_copy_bitmaps_to_new(copy, qcow2_target_io(image), &copy->result.output_size, error)
+        && (!data || (qcow2_copy_end(copy, error) && qcow2_target_publish(data, error)))
+        && qcow2_copy_publish(copy, image, error);
 }

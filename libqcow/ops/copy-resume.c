@@ -74,7 +74,7 @@ static bool add_sources(GString *text, const Qcow2Copy *copy, GError **error)
 }
 
 bool qcow2_copy_open_journal(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
-                             GError **error)
+                             Qcow2Target *data, GError **error)
 {
     g_autoptr(GString) text = g_string_new(NULL);
 
@@ -83,7 +83,7 @@ bool qcow2_copy_open_journal(Qcow2Copy *copy, const Qcow2Creation *creation, Qco
     }
     if (!add_sources(text, copy, error)
         || (creation->backing && !add_chain(text, creation->backing, error))
-        || !add_part(text, target, error)) {
+        || !add_part(text, target, error) || (data && !add_part(text, data, error))) {
         return false;
     }
     add_options(text, copy);

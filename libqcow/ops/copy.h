@@ -42,9 +42,9 @@ bool qcow2_copy_refuse_source(const Qcow2Copy *copy, const Qcow2Place *place, GE
 /** qcow2_copy_end: that no source changed; to be called before the target gets its name. */
 bool qcow2_copy_end(const Qcow2Copy *copy, GError **error);
 
-/** qcow2_copy_open_journal: does nothing unless the copy shall be resumable. */
+/** qcow2_copy_open_journal: does nothing unless the copy shall be resumable; @data may be NULL. */
 bool qcow2_copy_open_journal(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
-                             GError **error);
+                             Qcow2Target *data, GError **error);
 
 /* All do nothing unless bitmaps shall be copied: whether they can be; in a batch; in a new image. */
 bool qcow2_copy_check_bitmaps(const Qcow2Copy *copy, GError **error);
@@ -56,8 +56,6 @@ bool qcow2_copy_publish(Qcow2Copy *copy, Qcow2Target *target, GError **error);
 
 /* Each does the whole work. */
 bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error);
-bool qcow2_copy_with_data_file(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2State *from,
-                               GError **error);
 bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error);
 bool qcow2_copy_to_existing(Qcow2Copy *copy, GError **error);
 

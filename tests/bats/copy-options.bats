@@ -95,12 +95,20 @@ interrupt_copy() {
 @test "copy -o data_file: the data goes there, as raw bytes when asked for" {
     make_disk
     active_raw disk.qcow2 expected.raw
-    for options in "" ",extended_l2=on" ",cluster_size=4k" ",data_file_raw=on"; do
+    for options in "" ",extended_l2=on" ",cluster_size=4k" ",data_file_raw=on,extended_l2=on" ",data_file_raw=on"; do
         run -0 qcow-copy -O qcow2 -o "data_file=new.data$options" disk.qcow2 new.qcow2
         assert_clean new.qcow2
         assert_same_content disk.qcow2 new.qcow2
     done
     cmp expected.raw new.data
+    # Zeros in data get no place, and what is there is where the guest has it.
+    truncate -s 4M zeros.raw
+    dd if=/dev/zero of=zeros.raw bs=1M count=3 conv=notrunc status=none
+    guest_write zeros.raw 1M 64K A
+    run -0 qcow-copy --no-reflink -O qcow2 -o data_file=zeros.data zeros.raw zeros.qcow2
+    [[ $(allocated zeros.qcow2) == 1 ]]
+    assert_same_content zeros.raw zeros.qcow2
+    cmp zeros.raw zeros.data
     run -0 qcow-copy -O qcow2 -o data_file=over.data -B base.qcow2 -F qcow2 disk.qcow2 over.qcow2
     assert_same_content disk.qcow2 over.qcow2
     run -1 qcow-copy -c -O qcow2 -o data_file=packed.data disk.qcow2 packed.qcow2
@@ -319,17 +327,18 @@ END
     make_image disk.qcow2 256M
     guest_write_random disk.qcow2 0 200M 1
     guest_write_random disk.qcow2 220M 20M 2
-    for options in "-O raw" "-O qcow2" "-c -O qcow2 -o cluster_size=16k"; do
+    for options in "-O raw" "-O qcow2" "-c -O qcow2 -o cluster_size=16k" "-O qcow2 -o data_file=new.data" \
+        "-O qcow2 -o data_file=new.data,data_file_raw=on"; do
         # shellcheck disable=SC2086  # several words
         interrupt_copy KILL $options disk.qcow2 new
         [[ ! -e new && -e new.qcow-part && -e new.qcow-journal ]]
         # shellcheck disable=SC2086
         run -0 qcow-copy --resume --output=json $options disk.qcow2 new
         assert_json '."bytes-resumed" >= 67108864'
-        [[ ! -e new.qcow-part && ! -e new.qcow-journal ]]
+        [[ ! -e new.qcow-part && ! -e new.qcow-journal && ! -e new.data.qcow-part ]]
         assert_same_content disk.qcow2 new
         [[ $options == "-O raw" ]] || assert_clean new
-        rm new
+        rm -f new new.data
     done
 }
 

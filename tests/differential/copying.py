@@ -130,13 +130,34 @@ def copy_everything(shell, chooser, source):
     require_bytes(shell, "all.qcow2", "qcow2", source.contents)
 
 
+def copy_with_data_file(shell, chooser, source, image):
+    made, _ = qcow2_options(chooser, False)
+    if "compat=0.10" in made:
+        return
+    is_raw = chooser.random() < 0.3
+    base = chooser.choice([None, *image.lower]) if not is_raw else None
+    made += ["data_file=split.data", *(["data_file_raw=on"] if is_raw else [])]
+    options = chooser.choice([[], [], ["--resume"], ["--no-reflink"], ["--salvage"]])
+    if not base and not options and chooser.random() < 0.5:
+        made.append("preallocation=" + chooser.choice(["metadata", "falloc"]))
+    options += ["-o", ",".join(made), *(["-B", base.name, "-F", base.format] if base else [])]
+    shell.run("qcow-copy", "-O", "qcow2", *options, *source.arguments, "split.qcow2")
+    check(shell, "split.qcow2")
+    require_bytes(shell, "split.qcow2", "qcow2", source.contents)
+    if is_raw and read(shell, "split.data") != source.contents:
+        raise Failure("the raw data file is not the disk")
+
+
 def copy_over_base(shell, chooser, source, image):
     layers = [*image.lower, *([image.top] if not source.is_active else [])]
     if not layers:
         return
     base = chooser.choice(layers)
     made, _ = qcow2_options(chooser, False)
-    options = [*(["-c"] if chooser.random() < 0.2 else []), "-o", ",".join(made), "-B", base.name, "-F", base.format]
+    compress = chooser.random() < 0.2
+    if "extended_l2=on" in made and not compress and chooser.random() < 0.5:
+        made.append("preallocation=" + chooser.choice(["metadata", "falloc", "full"]))
+    options = [*(["-c"] if compress else []), "-o", ",".join(made), "-B", base.name, "-F", base.format]
     shell.run("qcow-copy", "-O", "qcow2", *options, *source.arguments, "over.qcow2")
     check(shell, "over.qcow2")
     require_bytes(shell, "over.qcow2", "qcow2", source.contents)
