@@ -122,18 +122,25 @@ bool qcow2_merge_drop_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Roo
 
 /* ---- Layers that are no longer valid ----------------------------------------------------------- */
 
-static bool is_kept(const Qcow2Merge *merge, unsigned index)
+/* What this layer of the chain was named for with preserve; NULL: it was not. */
+static const Qcow2Dependent *find_preserved(const Qcow2Merge *merge, unsigned index)
 {
     const Qcow2Layer *layer = qcow2_chain_layer(merge->chain, index);
 
     for (guint i = 0; i < merge->kept->len; i++) {
         const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
-        if (!dependent->own && !dependent->snapshots_only
-            && qcow2_chain_layer(dependent->chain, 0) == layer) {
-            return true;
+        if (!dependent->own && qcow2_chain_layer(dependent->chain, 0) == layer) {
+            return dependent;
         }
     }
-    return false;
+    return NULL;
+}
+
+static bool is_kept(const Qcow2Merge *merge, unsigned index)
+{
+    const Qcow2Dependent *preserved = find_preserved(merge, index);
+
+    return preserved && !preserved->snapshots_only;
 }
 
 bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index)
@@ -175,7 +182,8 @@ static bool delete_layers(Qcow2Merge *merge, GError **error)
     }
     for (unsigned i = first; i < merge->base; i++) {
         const Qcow2Place *place = qcow2_chain_layer(merge->chain, i)->place;
-        if (is_kept(merge, i) || place->kind != QCOW2_PLACE_FILE) {
+        /* The top, too, may have been named: for its snapshots. */
+        if (find_preserved(merge, i) || place->kind != QCOW2_PLACE_FILE) {
             continue;
         }
         if (unlink(place->target) != 0) {

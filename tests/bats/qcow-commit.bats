@@ -616,6 +616,20 @@ dirty() {
     assert_noted active.qcow2
 }
 
+@test "commit --delete: what --preserve names is not deleted, not even for its snapshots alone" {
+    CHAIN_SIZE=4M make_chain base.qcow2 top.qcow2 active.qcow2
+    guest_write base.qcow2 0 2M A
+    snapshot top.qcow2 early
+    guest_write top.qcow2 1M 2M B
+    note active.qcow2 top.qcow2
+    snapshot_raw top.qcow2 early early.raw
+    run -0 qcow-commit --delete --preserve top.qcow2 --top top.qcow2 active.qcow2
+    refute_output_has "Deleted"
+    assert_noted active.qcow2 top.qcow2
+    snapshot_raw top.qcow2 early again.raw
+    cmp early.raw again.raw
+}
+
 @test "commit --delete: refused while another image is backed by what would go, even with --force" {
     make_three
     make_image active.qcow2 8M -b top.qcow2 -F qcow2
