@@ -2,7 +2,9 @@
 #include "chain/naming.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
+#include "io/backends.h"
 #include "util/error.h"
 
 static char *absolute_folder(const Qcow2Place *place)
@@ -72,4 +74,17 @@ const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, con
         return NULL;
     }
     return "raw";
+}
+
+Qcow2Place *qcow2_peek_backing(const char *path, uint64_t *ret_incompatible)
+{
+    Qcow2FileOptions options = { 0 };
+    struct stat st;
+    /* Opening a pipe would wait for somebody to write to it. */
+    bool can_open = stat(path, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
+    g_autoptr(Qcow2Io) io = can_open ? qcow2_io_file_open(path, &options, NULL) : NULL;
+    g_autofree char *name = io ? qcow2_image_peek_backing(io, ret_incompatible) : NULL;
+    g_autofree char *folder = g_path_get_dirname(path);
+
+    return name ? qcow2_place_parse(name, folder, false, NULL) : NULL;
 }

@@ -24,4 +24,11 @@ char *qcow2_chain_backing_name(const Qcow2Chain *chain, unsigned above, unsigned
 const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, const char *given,
                                     GError **error);
 
+/**
+ * qcow2_peek_backing: what the header of the file at @path names as its backing file, without locks, and
+ * whatever else it says; NULL when it names none, or cannot be read.
+ * @ret_incompatible: the header's feature bits
+ */
+Qcow2Place *qcow2_peek_backing(const char *path, uint64_t *ret_incompatible);
+
 #endif

@@ -306,19 +306,6 @@ static bool check_snapshots(Qcow2Merge *merge, unsigned index, GError **error)
                       qcow2_chain_layer_name(merge->chain, index));
 }
 
-/* The backing file that the file at @path names; NULL: none. What is marked reads garbage anyway. */
-static Qcow2Place *backing_of_file(const char *path)
-{
-    Qcow2FileOptions options = { 0 };
-    g_autoptr(Qcow2Io) io = qcow2_io_file_open(path, &options, NULL);
-    uint64_t incompatible = 0;
-    g_autofree char *name = io ? qcow2_image_peek_backing(io, &incompatible) : NULL;
-    g_autofree char *folder = g_path_get_dirname(path);
-
-    return name && !(incompatible & QCOW2_INCOMPAT_MERGED) ? qcow2_place_parse(name, folder, false, NULL)
-                                                           : NULL;
-}
-
 /*
  * The layer of the merge's chain that the file at @path is backed by, through other images perhaps; UINT_MAX
  * for none. One that is kept and lies between gives what it gave. What cannot be read is no such image.
@@ -326,12 +313,14 @@ static Qcow2Place *backing_of_file(const char *path)
 static unsigned find_named_layer(const Qcow2Merge *merge, const char *path)
 {
     g_autofree char *at = g_strdup(path);
+    uint64_t incompatible = 0;
     struct stat st;
 
     for (unsigned depth = 0; depth < MAX_SIBLING_DEPTH; depth++) {
-        g_autoptr(Qcow2Place) place = backing_of_file(at);
-        if (!place || place->kind != QCOW2_PLACE_FILE || stat(place->target, &st) != 0
-            || !S_ISREG(st.st_mode)) {
+        g_autoptr(Qcow2Place) place = qcow2_peek_backing(at, &incompatible);
+        /* What is marked reads garbage anyway. */
+        if (!place || place->kind != QCOW2_PLACE_FILE || (incompatible & QCOW2_INCOMPAT_MERGED)
+            || stat(place->target, &st) != 0) {
             return UINT_MAX;
         }
         unsigned index = index_of_file(merge, &st);

@@ -5,27 +5,39 @@
  * Steps and what a crash leaves: ops/keep.c.
  */
 #include <string.h>
+#include <sys/stat.h>
 
 #include "chain/naming.h"
 #include "ops/keep.h"
 #include "util/error.h"
 #include "util/progress.h"
 
-static bool is_same_file(const Qcow2Layer *a, const Qcow2Layer *b)
+static bool is_image(const Qcow2Chain *chain, const char *path)
 {
-    return a->identity.known && b->identity.known && a->identity.device == b->identity.device
-        && a->identity.inode == b->identity.inode;
+    const Qcow2IoIdentity *identity = &qcow2_chain_layer(chain, 0)->identity;
+    struct stat st;
+
+    return identity->known && stat(path, &st) == 0 && identity->device == st.st_dev
+        && identity->inode == st.st_ino;
 }
 
-/* Over a chain that it is part of the image would be its own backing file. */
-static bool refuse_loop(const Qcow2Chain *chain, const Qcow2Chain *below, GError **error)
+/* Over a chain that it is part of the image would be its own backing file, and its own lock would hinder it. */
+static bool refuse_loop(const Qcow2Chain *chain, const char *folder, const Qcow2RebaseOptions *options,
+                        GError **error)
 {
-    for (unsigned i = 0; i < qcow2_chain_n_layers(below); i++) {
-        if (is_same_file(qcow2_chain_layer(chain, 0), qcow2_chain_layer(below, i))) {
+    g_autoptr(Qcow2Place) place = qcow2_place_parse(options->backing_name, folder, false, NULL);
+    bool is_raw = strcmp(options->backing_format, "raw") == 0;
+    uint64_t incompatible;
+
+    for (unsigned depth = 0; place && place->kind == QCOW2_PLACE_FILE && depth < QCOW2_MAX_LAYERS; depth++) {
+        if (is_image(chain, place->target)) {
             return qcow2_fail(error, QCOW2_ERROR_INVALID,
                               "'%s': the new backing file '%s' is the image itself, or is backed by it",
-                              qcow2_chain_layer_name(chain, 0), qcow2_chain_layer_name(below, 0));
+                              qcow2_chain_layer_name(chain, 0), options->backing_name);
         }
+        Qcow2Place *next = is_raw ? NULL : qcow2_peek_backing(place->target, &incompatible);
+        g_clear_pointer(&place, qcow2_place_free);
+        place = next;
     }
     return true;
 }
@@ -35,6 +47,9 @@ static Qcow2Chain *open_new_chain(Qcow2Chain *chain, const Qcow2RebaseOptions *o
     g_autofree char *folder = qcow2_place_folder(qcow2_chain_layer(chain, 0)->place);
     Qcow2OpenOptions open_options = chain->options;
 
+    if (!refuse_loop(chain, folder, options, error)) {
+        return NULL;
+    }
     open_options.writable = open_options.image_opts = false;
     open_options.format = options->backing_format;
     g_autoptr(Qcow2Chain) below = qcow2_chain_open_in(folder, options->backing_name, &open_options, error);
@@ -42,7 +57,7 @@ static Qcow2Chain *open_new_chain(Qcow2Chain *chain, const Qcow2RebaseOptions *o
         g_prefix_error(error, "Could not open new backing file '%s': ", options->backing_name);
         return NULL;
     }
-    return refuse_loop(chain, below, error) ? g_steal_pointer(&below) : NULL;
+    return g_steal_pointer(&below);
 }
 
 static bool set_name(Qcow2Chain *chain, const Qcow2Keep *keep, GError **error)
@@ -54,6 +69,18 @@ static bool set_name(Qcow2Chain *chain, const Qcow2Keep *keep, GError **error)
     }
     return (batch && qcow2_batch_commit(batch, error))
         || qcow2_fail_unchanged(error, qcow2_chain_layer_name(chain, 0));
+}
+
+/* With -u any format that QEMU knows can be recorded; but no typing error. */
+static bool check_format(const char *format, GError **error)
+{
+    static const char *const known[] = {
+        "raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc", "vhdx", "parallels", "bochs", "cloop", "dmg",
+        "luks", "host_device", "file", "nbd", NULL,
+    };
+
+    return !format || g_strv_contains(known, format)
+        || qcow2_fail(error, QCOW2_ERROR_INVALID, "Invalid format name: '%s'", format);
 }
 
 static bool check_options(const Qcow2Chain *chain, const Qcow2Keep *keep, GError **error)
@@ -69,10 +96,12 @@ static bool check_options(const Qcow2Chain *chain, const Qcow2Keep *keep, GError
                           "'%s': Could not change the backing file to '%s': a raw external data file holds"
                           " the whole disk, and QEMU allows nothing below it", name, keep->backing_name);
     }
-    return !keep->backing_name || keep->backing_format
-        || qcow2_fail(error, QCOW2_ERROR_INVALID,
-                      "'%s': Could not change the backing file to '%s': backing format must be specified"
-                      " (-F)", name, keep->backing_name);
+    if (keep->backing_name && !keep->backing_format) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "'%s': Could not change the backing file to '%s': backing format must be specified"
+                          " (-F)", name, keep->backing_name);
+    }
+    return check_format(keep->backing_format, error);
 }
 
 bool qcow2_rebase(Qcow2Chain *chain, const Qcow2RebaseOptions *options, Qcow2MoveResult *ret_result,

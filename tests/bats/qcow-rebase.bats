@@ -156,8 +156,13 @@ assert_rebased() {
     make_image higher.qcow2 8M -b top.qcow2 -F qcow2
     remember_image top.qcow2
     run -1 qcow-rebase -b top.qcow2 -F qcow2 top.qcow2
+    assert_output_has "'top.qcow2': the new backing file 'top.qcow2' is the image itself, or is backed by it"
     run -1 qcow-rebase -b higher.qcow2 -F qcow2 top.qcow2
+    assert_output_has "'higher.qcow2' is the image itself, or is backed by it"
     run -1 qcow-rebase -b "$PWD/higher.qcow2" -F qcow2 top.qcow2
+    assert_output_has "is backed by it"
+    run -1 qcow-rebase -u -b old.qcow2 -F qcow3 top.qcow2
+    assert_output_has "Invalid format name: 'qcow3'"
     assert_image_unchanged top.qcow2
 }
 
