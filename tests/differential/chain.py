@@ -2,6 +2,7 @@
 """A chain of images made by QEMU, other overlays of its layers, and what each file and snapshot reads as."""
 
 import hashlib
+import json
 import os
 
 import images
@@ -33,6 +34,16 @@ class Chain:
         """The layers below, the nearest first."""
         lower = self.backing.get(layer.name)
         return [lower, *self.below(lower)] if lower else []
+
+    def read_backing(self):
+        """As the headers say now; those that a merge has marked cannot be read."""
+        names = {one.name: one for one in [*self.layers, *self.backing.values()] if one}
+        for one in self.layers:
+            code, printed = self.shell.result("qemu-img", "info", "-f", one.format, "--output=json", one.name)
+            if code == 0:
+                name = json.loads(printed).get("backing-filename", "")
+                name = json.loads(name[5:])["file"]["filename"] if name.startswith("json:") else name
+                self.backing[one.name] = names[os.path.basename(name)] if name else None
 
     def image(self, layer):
         snapshots = images.snapshot_list(self.shell, layer.name) if layer.format == "qcow2" else []
