@@ -343,7 +343,7 @@ bool qcow2_merge_base_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Roo
     bool ok = open_base(&self, error) && need(&self, step, room, error);
     clear_base(&self);
     if (!ok) {
-        g_prefix_error(error, "into '%s': ", qcow2_chain_layer_name(merge->chain, merge->base));
+        g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(merge->chain, merge->base));
     }
     return ok;
 }

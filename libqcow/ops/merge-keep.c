@@ -40,7 +40,8 @@ Qcow2Keep qcow2_merge_keep_of(const Qcow2Merge *merge, const Qcow2Dependent *dep
 
 static bool is_layer(const Qcow2Layer *layer, const struct stat *st)
 {
-    return layer->identity.known && layer->identity.device == st->st_dev
+    /* Also a device, of which no more is known; what has no inode is remote. */
+    return layer->identity.inode != 0 && layer->identity.device == st->st_dev
         && layer->identity.inode == st->st_ino;
 }
 
@@ -359,7 +360,8 @@ static bool check_file(const Qcow2Merge *merge, const char *path, GError **error
 {
     struct stat st;
 
-    if (stat(path, &st) != 0 || !S_ISREG(st.st_mode) || index_of_file(merge, &st) != UINT_MAX) {
+    if (stat(path, &st) != 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+        || index_of_file(merge, &st) != UINT_MAX) {
         return true;
     }
     unsigned index = find_named_layer(merge, path);
@@ -403,7 +405,8 @@ static bool check_folders(const Qcow2Merge *merge, GError **error)
             continue;
         }
         const char *opened = *folder ? folder : ".";
-        if (!g_hash_table_contains(seen, opened)) {
+        /* Volumes have folders of their own; all devices of a machine are nobody's chain. */
+        if (strcmp(opened, "/dev") != 0 && !g_hash_table_contains(seen, opened)) {
             g_hash_table_add(seen, g_strdup(opened));
             if (!check_folder(merge, opened, error)) {
                 return false;

@@ -17,7 +17,7 @@ static bool is_image(const Qcow2Chain *chain, const char *path)
     const Qcow2IoIdentity *identity = &qcow2_chain_layer(chain, 0)->identity;
     struct stat st;
 
-    return identity->known && stat(path, &st) == 0 && identity->device == st.st_dev
+    return identity->inode != 0 && stat(path, &st) == 0 && identity->device == st.st_dev
         && identity->inode == st.st_ino;
 }
 

@@ -7,14 +7,14 @@ load helpers
 
 setup() {
     qcow_setup
-    mounts=()
+    devices=()
 }
 
 teardown() {
-    local folder
+    local device
     qcow_teardown
-    for folder in "${mounts[@]}"; do
-        umount "$folder"
+    for device in "${devices[@]}"; do
+        losetup --detach "$device"
     done
 }
 
@@ -520,6 +520,30 @@ dirty() {
     qcow-commit -q --preserve far/mid.qcow2 top.qcow2
     assert_same_content near.qcow2 near.raw
     assert_same_content far/mid.qcow2 mid.raw
+}
+
+@test "commit: into a block device; missing space on it, and siblings over it, are found before the first write" {
+    require_root
+    local device
+    truncate -s 3M disk.img
+    device=$(losetup --find --show disk.img) || skip "no loop devices"
+    devices+=("$device")
+    qemu-img create -q -f qcow2 "$device" 4M
+    make_image large.qcow2 4M -b "$device" -F qcow2
+    guest_write large.qcow2 0 4M A
+    remember_image disk.img large.qcow2
+    run -1 qcow-commit large.qcow2
+    assert_output_has "'$device': 0x440000 bytes are needed, and it has 0x300000"
+    assert_image_unchanged disk.img large.qcow2
+    make_image top.qcow2 4M -b "$device" -F qcow2
+    guest_write top.qcow2 0 2M B
+    note top.qcow2
+    run -1 qcow-commit top.qcow2
+    assert_output_has "'large.qcow2' is backed by '$device'"
+    rm large.qcow2
+    qcow-commit -q top.qcow2
+    assert_noted top.qcow2
+    run -0 qemu-img check -f qcow2 "$device"
 }
 
 @test "commit --preserve: a sibling reads the same, its snapshots too" {
