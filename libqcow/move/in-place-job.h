@@ -18,6 +18,9 @@ typedef struct Qcow2InPlaceJob {
     Qcow2Mover *mover;            /* into the image's data clusters */
     Qcow2ReaderPool *readers;
     Qcow2StreamPacker packer;
+    GArray *runs;                 /* Qcow2ClusterRun: data that waits for its place, in guest order */
+    GArray *extents;              /* Qcow2Extent: what these are made of */
+    bool shares;                  /* the image has shared extents with the source */
     Qcow2Progress *progress;
     bool zeros_are_nothing;       /* no layer below: a cluster that reads as zeros needs no entry */
     uint64_t copied_flag;         /* of new clusters: only the active layer's entries have it */
@@ -39,6 +42,29 @@ typedef struct Qcow2InPlaceJob {
  */
 bool qcow2_in_place_overwrite(Qcow2InPlaceJob *job, const GArray *extents, GArray *ret_ranges,
                               GError **error);
+
+/** qcow2_in_place_add_data: a run that gets new clusters, and is moved into them; in guest order. */
+bool qcow2_in_place_add_data(Qcow2InPlaceJob *job, const Qcow2ClusterRun *run, const GArray *extents,
+                             GError **error);
+
+/** qcow2_in_place_finish_data: gives places to what waits, and queues the moves. */
+bool qcow2_in_place_finish_data(Qcow2InPlaceJob *job, GError **error);
+
+void qcow2_in_place_start_data(Qcow2InPlaceJob *job);
+void qcow2_in_place_clear_data(Qcow2InPlaceJob *job);
+
+/** qcow2_in_place_take, _set: clusters for a run, and their entries. */
+bool qcow2_in_place_take(Qcow2InPlaceJob *job, Qcow2ClusterRun *run, GError **error);
+bool qcow2_in_place_set(Qcow2InPlaceJob *job, const Qcow2ClusterRun *run, GError **error);
+
+/** qcow2_in_place_bitmap: with extended L2, the second half of the entries. */
+uint64_t qcow2_in_place_bitmap(const Qcow2InPlaceJob *job, const Qcow2ClusterRun *run);
+
+/** qcow2_in_place_is_there: in a data file each byte has one place, where the image's own bytes are already. */
+bool qcow2_in_place_is_there(const Qcow2InPlaceJob *job, const Qcow2Extent *extent);
+
+/** qcow2_in_place_is_shared: whole clusters from the layers below are the same in every state that gets them. */
+bool qcow2_in_place_is_shared(const Qcow2InPlaceJob *job, const Qcow2ClusterRun *run, const GArray *extents);
 
 /** qcow2_in_place_last_cluster: the one in which the state ends, while the image goes on in it. */
 bool qcow2_in_place_last_cluster(Qcow2InPlaceJob *job, GError **error);

@@ -16,11 +16,6 @@ uint64_t qcow2_in_place_unit(const Qcow2Image *image)
     return image->header.layout.cluster_size;
 }
 
-static uint64_t bitmap_of(const InPlace *self, const Qcow2ClusterRun *run)
-{
-    return self->rules.layout->extended_l2 ? (uint64_t)run->zero_mask << 32 | run->data_mask : 0;
-}
-
 /* ---- Runs -------------------------------------------------------------------------------------- */
 
 static bool set_zero(InPlace *self, const Qcow2ClusterRun *run, GError **error)
@@ -50,72 +45,9 @@ static bool set_zero(InPlace *self, const Qcow2ClusterRun *run, GError **error)
     return true;
 }
 
-/* In a data file each byte has one place, and what the image itself gives is there already. */
-static bool is_in_place(const InPlace *self, const Qcow2Extent *extent)
-{
-    return self->rules.layout->has_data_file && extent->kind == QCOW2_EXTENT_DATA
-        && qcow2_chain_image(self->to->chain, extent->layer) == self->image
-        && extent->host_offset == extent->guest_offset;
-}
-
-/* A free cluster holds anything: zeros are written like data, also behind the end of the disk. */
-static bool fill_run(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, uint64_t host_offset,
-                     GError **error)
-{
-    uint64_t base = run->first_cluster << self->rules.layout->cluster_bits;
-    uint64_t end = base + (run->n_clusters << self->rules.layout->cluster_bits);
-
-    for (guint i = run->first_extent; i < extents->len; i++) {
-        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
-        if (extent->guest_offset >= run->guest_end) {
-            break;
-        }
-        Qcow2Extent slice = qcow2_extent_slice(extent, MAX(extent->guest_offset, run->guest_start),
-                                               MIN(qcow2_extent_end(extent), run->guest_end));
-        bool ok = is_in_place(self, &slice)
-                ? qcow2_progress_advance(self->progress, slice.len_bytes, error)
-                : qcow2_mover_add(self->mover, &slice, host_offset + (slice.guest_offset - base), error);
-        if (!ok) {
-            return false;
-        }
-    }
-    Qcow2Extent tail = { .guest_offset = run->guest_end,
-                         .len_bytes = end - run->guest_end,
-                         .kind = QCOW2_EXTENT_ZERO };
-    return tail.len_bytes == 0
-           || qcow2_mover_add(self->mover, &tail, host_offset + (run->guest_end - base), error);
-}
-
-static bool set_data(InPlace *self, const Qcow2ClusterRun *run, uint64_t *ret_host_offset, GError **error)
-{
-    bool has_data_file = self->rules.layout->has_data_file;
-
-    /* An external data file holds each cluster where the guest has it. */
-    *ret_host_offset = has_data_file ? run->first_cluster << self->rules.layout->cluster_bits
-                                     : qcow2_batch_take(self->batch, run->n_clusters, error);
-    return (*ret_host_offset != 0 || has_data_file)
-        && qcow2_editor_set(self->editor, run->first_cluster, run->n_clusters,
-                            *ret_host_offset | self->copied_flag, bitmap_of(self, run),
-                            self->rules.layout->cluster_size, error);
-}
-
-static bool move_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, GError **error)
-{
-    uint64_t host_offset;
-
-    self->stats.data_clusters += run->n_clusters;
-    if (!set_data(self, run, &host_offset, error) || !fill_run(self, run, extents, host_offset, error)) {
-        return false;
-    }
-    if (self->sharing) {
-        qcow2_placed_add(self->options.placed, run->first_cluster, run->n_clusters, host_offset);
-    }
-    return true;
-}
-
 static bool write_stream(InPlace *self, uint64_t cluster, const Qcow2Stream *stream, GError **error)
 {
-    const Qcow2ClusterRun plain = { .first_cluster = cluster, .n_clusters = 1, .data_mask = UINT32_MAX };
+    Qcow2ClusterRun plain = { .first_cluster = cluster, .n_clusters = 1, .data_mask = UINT32_MAX };
     uint64_t host_offset, raw;
 
     if (stream->compressed) {
@@ -138,9 +70,10 @@ static bool write_stream(InPlace *self, uint64_t cluster, const Qcow2Stream *str
         }
     } else {
         self->stats.data_clusters++;
-        if (!set_data(self, &plain, &host_offset, error)) {
+        if (!qcow2_in_place_take(self, &plain, error) || !qcow2_in_place_set(self, &plain, error)) {
             return false;
         }
+        host_offset = plain.host_offset;
     }
     return qcow2_batch_write(self->batch, host_offset, stream->bytes, stream->len_bytes, error)
         && qcow2_progress_advance(self->progress, stream->guest_end - stream->guest_start, error);
@@ -173,15 +106,6 @@ static bool make_streams(InPlace *self, const Qcow2ClusterRun *run, const GArray
 }
 
 /* ---- What another state got already ------------------------------------------------------------ */
-
-/* Whole clusters that come from the layers below are the same in every state that gets them. */
-static bool comes_from_below(const InPlace *self, const Qcow2ClusterRun *run, const GArray *extents)
-{
-    const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, run->first_extent);
-
-    return extent->layer >= 1 && qcow2_extent_end(extent) >= run->guest_end
-        && run->guest_end - run->guest_start == run->n_clusters << self->rules.layout->cluster_bits;
-}
 
 /* Streams packed together count together: there may be no room for one reference more. */
 static bool can_refer_again(InPlace *self, uint64_t raw, bool *ret_can, GError **error)
@@ -228,7 +152,7 @@ static bool refer_again(InPlace *self, const Qcow2ClusterRun *run, uint64_t raw,
     }
     return qcow2_batch_add(self->batch, host_offset, len, 1, error)
         && qcow2_editor_set(self->editor, run->first_cluster, run->n_clusters, raw,
-                            raw & L2E_COMPRESSED ? 0 : bitmap_of(self, run), cluster_size, error)
+                            raw & L2E_COMPRESSED ? 0 : qcow2_in_place_bitmap(self, run), cluster_size, error)
         && qcow2_progress_advance(self->progress, run->guest_end - run->guest_start, error);
 }
 
@@ -258,7 +182,7 @@ static uint32_t moved_mask(const InPlace *self, const Qcow2ClusterRun *run, cons
         if (extent->guest_offset >= end) {
             break;
         }
-        for (; from < to && !is_in_place(self, extent); from = qcow2_align_down(from, unit) + unit) {
+        for (; from < to && !qcow2_in_place_is_there(self, extent); from = qcow2_align_down(from, unit) + unit) {
             mask |= UINT32_C(1) << (from - start) / unit;
         }
     }
@@ -310,8 +234,12 @@ static bool apply_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *
         }
         return true;
     }
-    return run->kind == QCOW2_RUN_STREAM ? make_streams(self, run, extents, error)
-                                         : move_data(self, run, extents, error);
+    if (!is_stream) {
+        return qcow2_in_place_add_data(self, run, extents, error);
+    }
+    /* What is shared is remembered in guest order. */
+    return (!self->sharing || qcow2_in_place_finish_data(self, error))
+        && make_streams(self, run, extents, error);
 }
 
 static bool apply_shared_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents,
@@ -339,7 +267,7 @@ static bool apply_run(InPlace *self, const Qcow2ClusterRun *run, const GArray *e
     if (run->kind == QCOW2_RUN_ZERO) {
         return set_zero(self, run, error);
     }
-    self->sharing = self->options.placed && comes_from_below(self, run, extents);
+    self->sharing = qcow2_in_place_is_shared(self, run, extents);
     return self->sharing ? apply_shared_data(self, run, extents, error)
                          : apply_data(self, run, extents, error);
 }
@@ -357,8 +285,7 @@ static bool apply_extents(InPlace *self, const GArray *extents, GError **error)
         }
         self->stats.bytes += run.guest_end - run.guest_start;
     }
-    /* Extents live until the next window. */
-    return qcow2_mover_drain(self->mover, error);
+    return true;
 }
 
 /* The parts of @extents below @limit. */
@@ -390,9 +317,8 @@ static bool apply_window(InPlace *self, const GArray *extents, GArray *ranges, G
     if (!qcow2_in_place_overwrite(self, extents, ranges, error)) {
         return false;
     }
-    return ranges->len > 0 ? resolve_and_apply(self, (const Qcow2Range *)(const void *)ranges->data,
-                                               ranges->len, error)
-                           : qcow2_mover_drain(self->mover, error);
+    return ranges->len == 0
+        || resolve_and_apply(self, (const Qcow2Range *)(const void *)ranges->data, ranges->len, error);
 }
 
 static bool apply_choice(InPlace *self, Qcow2Choice *choice, uint64_t limit, GError **error)
@@ -438,11 +364,14 @@ static bool run_in_place(InPlace *self, const Qcow2View *view, Qcow2Choice *choi
 
     return apply_choice(self, choice, growth, error)
         && (!grows || apply_growth(self, growth, error))
+        && qcow2_in_place_finish_data(self, error)
+        && qcow2_mover_drain(self->mover, error)
         && (!self->last_differs || qcow2_in_place_last_cluster(self, error));
 }
 
 static void clear_in_place(InPlace *self)
 {
+    qcow2_in_place_clear_data(self);
     g_clear_pointer(&self->mover, qcow2_mover_free);
     g_clear_pointer(&self->readers, qcow2_reader_pool_free);
     g_clear_pointer(&self->editor, qcow2_editor_free);
@@ -485,6 +414,7 @@ static bool start(InPlace *self, const Qcow2View *view, GError **error)
     uint64_t size = self->options.before ? MAX(view->size, self->to->size) : self->to->size;
 
     set_rules(self);
+    qcow2_in_place_start_data(self);
     self->copied_flag = self->options.view ? 0 : L2E_COPIED;
     self->limit = view->size > self->to->size
                 ? qcow2_align_down(self->to->size, self->rules.layout->cluster_size) : UINT64_MAX;
