@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Data that goes into new clusters. Runs wait until there are many, since their places are chosen together:
- * in guest order, which is best for whoever reads the image later, or, where extents are shared and bytes stay
- * where they are, in the order of the source, in which neighbours are shared by one call (move/placement.h).
+ * in guest order, which is best for whoever reads the image later, or, where extents are shared and bytes
+ * stay where they are, in the order of the source, in which neighbours are shared by one call (placement.h).
  */
 #include "move/in-place-job.h"
 #include "move/placement.h"
@@ -163,7 +163,8 @@ static bool fill_run(Qcow2InPlaceJob *job, const Qcow2ClusterRun *run, GError **
         }
         bool ok = qcow2_in_place_is_there(job, extent)
                 ? qcow2_progress_advance(job->progress, extent->len_bytes, error)
-                : qcow2_mover_add(job->mover, extent, run->host_offset + (extent->guest_offset - base), error);
+                : qcow2_mover_add(job->mover, extent, run->host_offset + (extent->guest_offset - base),
+                                  error);
         if (!ok) {
             return false;
         }

@@ -60,10 +60,10 @@ bool qcow2_in_place_set(Qcow2InPlaceJob *job, const Qcow2ClusterRun *run, GError
 /** qcow2_in_place_bitmap: with extended L2, the second half of the entries. */
 uint64_t qcow2_in_place_bitmap(const Qcow2InPlaceJob *job, const Qcow2ClusterRun *run);
 
-/** qcow2_in_place_is_there: in a data file each byte has one place, where the image's own bytes are already. */
+/** qcow2_in_place_is_there: in a data file each byte has one place, which the image's own bytes have. */
 bool qcow2_in_place_is_there(const Qcow2InPlaceJob *job, const Qcow2Extent *extent);
 
-/** qcow2_in_place_is_shared: whole clusters from the layers below are the same in every state that gets them. */
+/** qcow2_in_place_is_shared: whole clusters from the layers below, the same in all states that get them. */
 bool qcow2_in_place_is_shared(const Qcow2InPlaceJob *job, const Qcow2ClusterRun *run, const GArray *extents);
 
 /** qcow2_in_place_last_cluster: the one in which the state ends, while the image goes on in it. */

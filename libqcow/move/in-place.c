@@ -182,7 +182,8 @@ static uint32_t moved_mask(const InPlace *self, const Qcow2ClusterRun *run, cons
         if (extent->guest_offset >= end) {
             break;
         }
-        for (; from < to && !qcow2_in_place_is_there(self, extent); from = qcow2_align_down(from, unit) + unit) {
+        for (; from < to && !qcow2_in_place_is_there(self, extent);
+             from = qcow2_align_down(from, unit) + unit) {
             mask |= UINT32_C(1) << (from - start) / unit;
         }
     }

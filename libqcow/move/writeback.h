@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Starts the write-back of what was written, beside who writes: the call takes processor time, and waits while
- * the disk has enough to do. It is a hint; what is not started yet is left to the flush.
+ * Starts the write-back of what was written, beside who writes: the call takes processor time, and waits
+ * while the disk has enough to do. It is a hint; what is not started yet is left to the flush.
  */
 #ifndef QCOW2_MOVE_WRITEBACK_H
 #define QCOW2_MOVE_WRITEBACK_H
