@@ -277,14 +277,15 @@ bool qcow2_chain_open_all(Qcow2Chain *chain, GError **error)
 static bool is_named(const Qcow2Layer *layer, const char *word, const struct stat *file)
 {
     return strcmp(layer->place->shown, word) == 0
-        || (file && layer->identity.known && layer->identity.device == file->st_dev
+        || (file && layer->identity.inode != 0 && layer->identity.device == file->st_dev
             && layer->identity.inode == file->st_ino);
 }
 
 static bool find_by_name(Qcow2Chain *chain, const char *word, unsigned *ret_index, GError **error)
 {
     struct stat st;
-    bool is_file = stat(word, &st) == 0;
+    const char *path = g_str_has_prefix(word, "file:") ? word + strlen("file:") : word;
+    bool is_file = stat(path, &st) == 0;
 
     for (*ret_index = 0;; (*ret_index)++) {
         bool exists;

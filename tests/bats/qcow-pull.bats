@@ -50,11 +50,17 @@ assert_pulled() {
     assert_output_has "already"
 }
 
-@test "pull -b [2]: a layer is named by its index too" {
+@test "pull -b: a layer is named by its index, and by any name of its file, too" {
+    local name
     make_three
     active_raw top.qcow2 top.raw
-    qcow-pull -q -b '[2]' top.qcow2
-    assert_pulled top.qcow2 top.raw "base.qcow2 qcow2"
+    ln -s base.qcow2 link.qcow2
+    cp top.qcow2 top.orig
+    for name in '[2]' base.qcow2 ./base.qcow2 "$PWD/base.qcow2" file:base.qcow2 link.qcow2; do
+        cp top.orig top.qcow2
+        qcow-pull -q -b "$name" top.qcow2
+        assert_pulled top.qcow2 top.raw "base.qcow2 qcow2"
+    done
 }
 
 @test "pull: a layer in the middle; the images over it read the same" {
