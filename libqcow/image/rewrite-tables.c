@@ -9,13 +9,15 @@
 #include "util/error.h"
 #include "util/progress.h"
 
+#define NO_TABLE UINT64_MAX    /* in place of a new one: nothing is left in it */
+
 typedef struct Rewrite {
     Qcow2Image *image;
     const Qcow2Layout *layout;
     Qcow2Batch *batch;
     Qcow2RewriteFunc func;
     void *data;
-    GHashTable *replaced;     /* host offset of a shared table -> that of the new one */
+    GHashTable *replaced;     /* host offset of a shared table -> that of the new one, or NO_TABLE */
     GHashTable *looked_at;    /* host offsets of shared tables that stay as they are */
     Qcow2RewrittenTable table;
     uint64_t *l1;             /* of the view at hand, as on disk */
@@ -49,14 +51,23 @@ static void remember(GHashTable *table, uint64_t key, uint64_t value)
     g_hash_table_insert(table, g_memdup2(&key, sizeof(key)), g_memdup2(&value, sizeof(value)));
 }
 
+bool qcow2_table_is_empty(const Qcow2Layout *layout, const uint8_t *bytes)
+{
+    return bytes[0] == 0 && memcmp(bytes, bytes + 1, layout->cluster_size - 1) == 0;
+}
+
 static bool place_table(Rewrite *self, uint64_t host_offset, uint64_t *ret_offset, GError **error)
 {
     size_t cluster_size = self->layout->cluster_size;
     uint64_t n_users = self->table.n_users;
+    bool empty = qcow2_table_is_empty(self->layout, self->table.bytes);
 
-    *ret_offset = qcow2_batch_take(self->batch, 1, error);
+    *ret_offset = empty ? NO_TABLE : qcow2_batch_take(self->batch, 1, error);
     if (n_users > 1) {
         remember(self->replaced, host_offset, *ret_offset);
+    }
+    if (empty) {
+        return true;
     }
     return *ret_offset != 0
         && qcow2_batch_add(self->batch, *ret_offset, cluster_size, (int)n_users - 1, error)
@@ -108,7 +119,7 @@ static bool rewrite_table(uint64_t l1_index, uint64_t host_offset, const uint8_t
         return true;
     }
     bool alone = !known && self->table.n_users == 1;
-    self->l1[l1_index] = GUINT64_TO_BE(offset | (alone ? L2E_COPIED : 0));
+    self->l1[l1_index] = offset == NO_TABLE ? 0 : GUINT64_TO_BE(offset | (alone ? L2E_COPIED : 0));
     self->l1_changed = true;
     return qcow2_batch_add(self->batch, host_offset, self->layout->cluster_size, -1, error);
 }

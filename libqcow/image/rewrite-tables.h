@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Every L2 table of an image, those of snapshots too, gone through once in a metadata batch. A table in which
- * something changes is replaced by a new one; one that several L1 tables share stays shared.
+ * something changes is replaced by a new one, or by none when nothing is left in it; one that several L1
+ * tables share stays shared.
  */
 #ifndef QCOW2_IMAGE_REWRITE_TABLES_H
 #define QCOW2_IMAGE_REWRITE_TABLES_H
@@ -32,6 +33,9 @@ typedef bool (*Qcow2RewriteFunc)(Qcow2RewrittenTable *table, bool *ret_changed, 
  */
 bool qcow2_batch_rewrite_tables(Qcow2Batch *batch, Qcow2Image *image, Qcow2RewriteFunc func, void *data,
                                 Qcow2Progress *progress, GError **error);
+
+/** qcow2_table_is_empty: whether a table, as on disk, says nothing. */
+bool qcow2_table_is_empty(const Qcow2Layout *layout, const uint8_t *bytes);
 
 /** qcow2_table_clear_entry: entry @index refers to nothing; what it referred to is released. */
 bool qcow2_table_clear_entry(Qcow2Batch *batch, Qcow2RewrittenTable *table, uint64_t index, GError **error);

@@ -361,6 +361,10 @@ static bool settle_counts(Shrink *self, GError **error)
 static bool move_all(Shrink *self, GError **error)
 {
     g_array_sort(self->groups, compare_groups);
+    for (guint i = 0; i < self->groups->len; i++) {
+        qcow2_progress_expect(self->progress,
+                              g_array_index(self->groups, Group, i).n << self->layout->cluster_bits);
+    }
     return copy_groups(self, error)
         && qcow2_batch_count_taken(self->batch, error)
         && settle_counts(self, error)
@@ -418,10 +422,9 @@ static bool punch_free(Shrink *self, uint64_t *ret_bytes, GError **error)
         if (n == 0) {
             return true;
         }
-        if (!qcow2_io_zero(self->image->file, at << bits, n << bits, true, error)) {
+        if (!qcow2_punch(self->image->file, at << bits, (at + n) << bits, ret_bytes, error)) {
             return false;
         }
-        *ret_bytes += n << bits;
     }
 }
 
@@ -431,7 +434,8 @@ static bool give_back(Qcow2Image *image, uint64_t *ret_bytes, Qcow2Progress *pro
 
     *ret_bytes = 0;
     bool ok = begin(&self, image, progress, error) && punch_free(&self, ret_bytes, error)
-           && qcow2_io_flush(image->file, error);
+           && qcow2_io_flush(image->file, error)
+           && (!image->header.layout.has_data_file || qcow2_punch_data_file(image, ret_bytes, error));
 
     clear_shrink(&self);
     return ok;

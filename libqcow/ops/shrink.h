@@ -11,4 +11,11 @@
  */
 bool qcow2_shrink(Qcow2Image *image, Qcow2TrimResult *result, Qcow2Progress *progress, GError **error);
 
+/** qcow2_punch: gives the bytes [start, end) back to the file system; @ret_bytes grows by what was not given
+ * back before. */
+bool qcow2_punch(Qcow2Io *io, uint64_t start, uint64_t end, uint64_t *ret_bytes, GError **error);
+
+/** qcow2_punch_data_file: likewise what no entry refers to. It is flushed then. */
+bool qcow2_punch_data_file(Qcow2Image *image, uint64_t *ret_bytes, GError **error);
+
 #endif

@@ -22,6 +22,9 @@
 /* Clusters: a change of the counts itself needs some, for a while. */
 #define LEAST_GAIN 8u
 
+/* Guest bytes that are looked at between two looks at the progress. */
+#define WINDOW (UINT64_C(64) << 20)
+
 typedef struct Trim {
     Qcow2Chain *chain;
     Qcow2Image *image;
@@ -29,6 +32,7 @@ typedef struct Trim {
     Qcow2Batch *batch;
     bool has_below;
     uint64_t min_size;            /* of all states: below it they all go on */
+    uint64_t n_empty_tables;      /* which go as a whole */
     guint snapshot;               /* of the states at hand: */
     Qcow2State *state, *below, *empty;
     Qcow2Progress *progress;
@@ -87,15 +91,16 @@ static bool entry_is(const Trim *self, const uint8_t *entry, Kind kind)
                                      : (raw & L2E_HOST_OFFSET) != 0 && !(raw & L2E_ZERO);
 }
 
-/* Guest ranges of the entries that say something, before the end of the state. */
-static GArray *find_entries(const Trim *self, const Qcow2RewrittenTable *table, Kind kind)
+/* Guest ranges of the entries [first, end) that say something, before the end of the state. */
+static GArray *find_entries(const Trim *self, const Qcow2RewrittenTable *table, uint64_t first, uint64_t end,
+                            Kind kind)
 {
     unsigned bits = self->layout->cluster_bits;
     uint64_t size = table->n_users > 1 ? self->min_size : self->state->size;
     uint64_t limit = table->n_users > 1 ? qcow2_align_down(size, self->layout->cluster_size) : size;
     GArray *ranges = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
 
-    for (uint64_t i = 0; i < BIT(self->layout->l2_bits); i++) {
+    for (uint64_t i = first; i < end; i++) {
         uint64_t start = table->guest_start + (i << bits);
         if (entry_is(self, table->bytes + i * self->layout->l2_entry_size, kind)) {
             qcow2_ranges_push(ranges, start, MIN(start + self->layout->cluster_size, limit));
@@ -166,19 +171,18 @@ static bool change_entries(Trim *self, Qcow2RewrittenTable *table, const GArray 
     return true;
 }
 
-static bool drop_same_as_below(Trim *self, Qcow2RewrittenTable *table, bool *ret_changed, GError **error)
+static bool drop_same_as_below(Trim *self, Qcow2RewrittenTable *table, const GArray *ranges,
+                               bool *ret_changed, GError **error)
 {
-    g_autoptr(GArray) ranges = find_entries(self, table, ANY_ENTRY);
     g_autoptr(GArray) same = ranges->len ? find_same(self, self->below, ranges, error) : NULL;
 
     return ranges->len == 0 || (same && change_entries(self, table, same, false, ret_changed, error));
 }
 
 /* Zeros over something else need an entry, but no cluster. */
-static bool empty_zeros(Trim *self, Qcow2RewrittenTable *table, bool *ret_changed, GError **error)
+static bool empty_zeros(Trim *self, Qcow2RewrittenTable *table, const GArray *ranges, bool *ret_changed,
+                        GError **error)
 {
-    g_autoptr(GArray) ranges = find_entries(self, table, DATA_ENTRY);
-
     if (!self->has_below || self->layout->version < 3 || ranges->len == 0) {
         return true;
     }
@@ -186,14 +190,47 @@ static bool empty_zeros(Trim *self, Qcow2RewrittenTable *table, bool *ret_change
     return same && change_entries(self, table, same, true, ret_changed, error);
 }
 
+static uint64_t count_bytes(const GArray *ranges)
+{
+    uint64_t n = 0;
+
+    for (guint i = 0; i < ranges->len; i++) {
+        n += g_array_index(ranges, Qcow2Range, i).end - g_array_index(ranges, Qcow2Range, i).start;
+    }
+    return n;
+}
+
+static bool trim_entries(Trim *self, Qcow2RewrittenTable *table, uint64_t first, uint64_t end,
+                         bool *ret_changed, GError **error)
+{
+    g_autoptr(GArray) all = find_entries(self, table, first, end, ANY_ENTRY);
+
+    if (!drop_same_as_below(self, table, all, ret_changed, error)) {
+        return false;
+    }
+    g_autoptr(GArray) data = find_entries(self, table, first, end, DATA_ENTRY);
+    return empty_zeros(self, table, data, ret_changed, error)
+        && qcow2_progress_advance(self->progress, count_bytes(all), error);
+}
+
 static bool trim_table(Qcow2RewrittenTable *table, bool *ret_changed, void *data, GError **error)
 {
     Trim *self = data;
+    uint64_t n = BIT(self->layout->l2_bits), step = MAX(1, WINDOW >> self->layout->cluster_bits);
 
-    return open_states(self, table->snapshot, error)
-        && drop_same_as_below(self, table, ret_changed, error)
-        && empty_zeros(self, table, ret_changed, error)
-        && qcow2_progress_advance(self->progress, qcow2_l2_coverage(self->layout), error);
+    if (!open_states(self, table->snapshot, error)) {
+        return false;
+    }
+    for (uint64_t first = 0; first < n; first += step) {
+        if (!trim_entries(self, table, first, MIN(first + step, n), ret_changed, error)) {
+            return false;
+        }
+    }
+    if (qcow2_table_is_empty(self->layout, table->bytes)) {
+        self->n_empty_tables++;
+        *ret_changed = true;
+    }
+    return true;
 }
 
 /* ---- The image --------------------------------------------------------------------------------- */
@@ -235,17 +272,20 @@ static bool count_used(Trim *self, uint64_t *ret_n, GError **error)
     return true;
 }
 
-/* What a few new tables and counts need may be more than what they free: the file must not grow. */
+/*
+ * What a few new tables and counts need may be more than what they free: the file must not grow. What is
+ * freed of a data file is not counted in the image.
+ */
 static bool commit_gain(Trim *self, uint64_t used_before, GError **error)
 {
-    uint64_t used;
+    uint64_t used, gained = self->layout->has_data_file ? self->result.clusters : 0;
 
     if (!qcow2_batch_fix_active_flags(self->batch, self->image, error)
         || !qcow2_batch_count_taken(self->batch, error) || !count_used(self, &used, error)) {
         return false;
     }
-    if (used + LEAST_GAIN > used_before) {
-        self->result.clusters = 0;
+    if (used + LEAST_GAIN > used_before + gained) {
+        self->result.clusters = self->n_empty_tables = 0;
         return true;
     }
     return qcow2_batch_commit(self->batch, error);
@@ -258,9 +298,12 @@ static bool drop_clusters(Trim *self, GError **error)
 
     self->batch = batch;
     self->min_size = smallest_size(self->image);
-    return batch && count_used(self, &used, error)
-        && qcow2_batch_rewrite_tables(batch, self->image, trim_table, self, self->progress, error)
-        && (self->result.clusters == 0 || commit_gain(self, used, error));
+    if (!batch || !count_used(self, &used, error)) {
+        return false;
+    }
+    qcow2_progress_expect(self->progress, used << self->layout->cluster_bits);
+    return qcow2_batch_rewrite_tables(batch, self->image, trim_table, self, self->progress, error)
+        && (self->result.clusters + self->n_empty_tables == 0 || commit_gain(self, used, error));
 }
 
 static bool run(Trim *self, const Qcow2TrimOptions *options, GError **error)
@@ -272,11 +315,10 @@ static bool run(Trim *self, const Qcow2TrimOptions *options, GError **error)
         || !qcow2_io_get_size(self->image->file, &before, error)) {
         return false;
     }
-    qcow2_progress_expect(self->progress, self->image->size);
-    bool dropped = drop_clusters(self, error);
+    bool ok = drop_clusters(self, error);
     clear_states(self);
-    if (!dropped
-        || (self->result.clusters > 0 && !qcow2_image_trim_end(self->image, true, error))
+    if (!ok || (self->result.clusters + self->n_empty_tables > 0
+                && !qcow2_image_trim_end(self->image, true, error))
         || (options->shrink && !qcow2_shrink(self->image, &self->result, self->progress, error))
         || !qcow2_io_get_size(self->image->file, &after, error)) {
         return false;

@@ -117,6 +117,107 @@ assert_trimmed() {
     (($(stat -c %s t.qcow2) < 4 << 20)) || fail "still $(stat -c %s t.qcow2) bytes"
 }
 
+# fill_and_empty IMAGE COMMAND...: COMMAND runs when 32 MiB are in the image, whose first 30 are zeros then
+fill_and_empty() {
+    local image=$1
+    shift
+    guest_write_random "$image" 0 32M 1
+    "$@"
+    qemu_io "$image" 'write -P 0 0 30M'
+}
+
+# assert_shrunk IMAGE BYTES: what it reads as stays, and its file has fewer bytes
+assert_shrunk() {
+    active_raw "$1" before.raw
+    qcow-trim -q --shrink "$1"
+    assert_clean "$1"
+    assert_same_content "$1" before.raw
+    (($(stat -c %s "$1") < $2)) || fail "still $(stat -c %s "$1") bytes"
+}
+
+@test "trim --shrink: dirty bitmaps at the end move down" {
+    local image before i
+    for image in 64k.qcow2 4k.qcow2; do
+        make_image $image 64M -o cluster_size=${image%.*}
+        add_bitmaps() {
+            for i in 1 2 3; do
+                qemu-img bitmap --add -g 512 $image "bitmap $i"
+            done
+            qemu-img bitmap --disable $image 'bitmap 2'
+        }
+        fill_and_empty $image add_bitmaps
+        before=$(qcow-bitmap --list --output=json $image)
+        assert_shrunk $image $((4 << 20))
+        [[ $(qcow-bitmap --list --output=json $image) == "$before" ]]
+        # QEMU can work with them.
+        qemu-img bitmap --add -g 512 $image all
+        qemu-img bitmap --merge 'bitmap 1' --merge 'bitmap 3' $image all
+        assert_clean $image
+        [[ $(qcow-bitmap --list --output=json $image | jq '.[] | select(.name == "all")."dirty-bytes"') == 31457280 ]]
+    done
+}
+
+@test "trim --shrink: tables of snapshots, VM states and compressed clusters at the end move down" {
+    make_image t.qcow2 64M -o cluster_size=16k
+    head -c 3M /dev/urandom >ram
+    add_snapshots() {
+        qemu_io t.qcow2 'discard 0 30M' 'write -c -P 3 40M 8M'
+        snapshot t.qcow2 "$(printf 'one%900s' '')"
+        guest_write t.qcow2 50M 512K C
+        snapshot t.qcow2 two
+        qcow-vmstate -q -i two ram t.qcow2
+        guest_write t.qcow2 50M 1M D
+    }
+    fill_and_empty t.qcow2 add_snapshots
+    snapshot_raw t.qcow2 two two.raw
+    assert_shrunk t.qcow2 $((9 << 20))
+    snapshot_raw t.qcow2 two two.after
+    cmp two.raw two.after
+    qcow-vmstate -q -x two ram.after t.qcow2
+    cmp ram ram.after
+    qemu-img snapshot -d two t.qcow2
+    assert_clean t.qcow2
+}
+
+@test "trim --shrink: many refcount blocks, and a table of some clusters for them, get few" {
+    make_image t.qcow2 64M -o cluster_size=512
+    fill_and_empty t.qcow2 :
+    assert_shrunk t.qcow2 $((5 << 19))
+    # Nothing is free in it but what a few new tables need.
+    local used
+    used=$(qemu-img check --output=json t.qcow2 | jq '."allocated-clusters"')
+    (($(stat -c %s t.qcow2) / 512 < used + used / 32 + 100)) || fail "$used clusters in $(stat -c %s t.qcow2) bytes"
+}
+
+@test "trim: a data file gives its space back, and a raw one stays as it is" {
+    make_image t.qcow2 32M -o data_file=t.data
+    qemu_io t.qcow2 'write -P 0 0 20M' 'write -P 3 20M 1M'
+    local before
+    before=$(stat -c %b t.data)
+    active_raw t.qcow2 t.raw
+    assert_trimmed t.qcow2 t.raw 320
+    assert_trimmed t.qcow2 t.raw 0 --shrink
+    (($(stat -c %b t.data) <= before - 20 * 2048)) || fail "$(stat -c %b t.data) blocks, $before before"
+    make_image r.qcow2 8M -o data_file=r.data,data_file_raw=on
+    qemu_io r.qcow2 'write -P 0 0 4M'
+    run -1 qcow-trim --shrink r.qcow2
+    assert_output_has "its data file is a raw image"
+}
+
+@test "trim: it can be interrupted, also within one table, and goes at the rate that is asked for" {
+    make_image t.qcow2 1G -o cluster_size=2M
+    qemu_io t.qcow2 'write -P 0 0 512M' 'write -P 1 512M 2M'
+    local before started=$SECONDS
+    before=$(stat -c %s t.qcow2)
+    run -130 timeout --preserve-status -s INT 1 qcow-trim --rate 128M t.qcow2
+    assert_output_has "the image reads as it did"
+    ((SECONDS - started < 4)) || fail "interrupted after $((SECONDS - started)) seconds"
+    assert_clean t.qcow2
+    (($(stat -c %s t.qcow2) == before))
+    qcow-trim -q t.qcow2
+    assert_clean t.qcow2
+}
+
 @test "trim --dry-run: changes nothing" {
     make_overlay
     remember_image top.qcow2

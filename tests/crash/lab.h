@@ -79,12 +79,14 @@ bool lab_commit_keep(const LabPlaces *places, const LabSubject *subject, LabWhic
 bool lab_commit_middle(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_commit_middles(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_commit_preserve(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
-bool lab_commit_preserve_two(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_commit_preserve_two(const LabPlaces *places, const LabSubject *subject, LabWhich which,
+                             GError **error);
 bool lab_pull(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_pull_to_base(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_pull_middle(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_rebase(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
-bool lab_rebase_compressed(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_rebase_compressed(const LabPlaces *places, const LabSubject *subject, LabWhich which,
+                           GError **error);
 bool lab_rebase_name(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_rebase_to_none(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_trim(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);

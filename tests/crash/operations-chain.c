@@ -201,7 +201,8 @@ bool lab_commit_preserve(const LabPlaces *places, const LabSubject *subject, Lab
 }
 
 /* The higher one of two between gets another backing file, and only when that holds what is read from it. */
-bool lab_commit_preserve_two(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+bool lab_commit_preserve_two(const LabPlaces *places, const LabSubject *subject, LabWhich which,
+                             GError **error)
 {
     (void)which;
     return commit(places, subject, 0, 3, false, true, error);
