@@ -80,6 +80,32 @@ assert_too_small() {
     assert_image_unchanged "${files[@]}"
 }
 
+@test "trim --shrink: as it was on a full disk; with room for a few tables it gives the rest back" {
+    require_root
+    local i commands=() size
+    make_image s.qcow2 64M -o cluster_size=4k
+    guest_write_random s.qcow2 0 12M 1
+    for i in {0..3}; do
+        commands+=("write -P 0 $((i * 3))M 2M")
+    done
+    qemu_io s.qcow2 "${commands[@]}"
+    size=$(stat -c %s s.qcow2)
+    mkdir small
+    for i in 0 96; do
+        mount -t tmpfs -o size=$((size / 1024 + 4 + i))K none small
+        mounts=("$PWD/small")
+        cp --sparse=never s.qcow2 small/s.qcow2
+        run qcow-trim -q --shrink small/s.qcow2
+        [[ $status == $((i == 0)) ]] || fail "status $status with $i KiB: $output"
+        ((status == 0)) || assert_output_has "No space left on device"
+        assert_clean small/s.qcow2
+        qemu-img compare -q s.qcow2 small/s.qcow2
+        ((i == 0 || $(stat -c %s small/s.qcow2) < 5 << 20)) || fail "$(stat -c %s small/s.qcow2) bytes"
+        umount small
+        mounts=()
+    done
+}
+
 @test "commit: missing space is found before the first write; with room the same command does it" {
     small_disk 6M
     make_image small/base.qcow2 16M
