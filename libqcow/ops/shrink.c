@@ -474,6 +474,6 @@ bool qcow2_shrink(Qcow2Image *image, Qcow2TrimResult *result, Qcow2Progress *pro
             return false;
         }
         result->clusters_moved += n_moved;
-    } while (n_moved > 0 && size < before);
+    } while (size < before);
     return give_back(image, &result->bytes_punched, progress, error);
 }
