@@ -9,16 +9,16 @@ load helpers
 make_large() {
     local name below=() commands i
     for name in base mid top; do
-        make_image $name.qcow2 16T "${below[@]}"
-        below=(-b $name.qcow2 -F qcow2)
+        make_image "$name.qcow2" 16T "${below[@]}"
+        below=(-b "$name.qcow2" -F qcow2)
         for what in 1 2; do
             commands=()
             for ((i = 0; i < 100; i++)); do
                 commands+=("write -q -P $((i % 255 + 1)) $((i * 150))G 128K")
                 commands+=("write -q -P ${#name}$what $((i * 150 + ${#below} + what))G 64K")
             done
-            qemu_io $name.qcow2 "${commands[@]}"
-            [[ $what == 2 ]] || snapshot $name.qcow2 first
+            qemu_io "$name.qcow2" "${commands[@]}"
+            [[ $what == 2 ]] || snapshot "$name.qcow2" first
         done
     done
     qemu-img bitmap --add base.qcow2 bits

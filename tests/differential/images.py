@@ -337,9 +337,14 @@ def snapshot_to_raw(shell, image, snapshot, target):
     shell.copy(image.top.name, copy.name)
     if image.lower:
         shell.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "", copy.name)
-    for bitmap in image_info(shell, copy.name)["format-specific"]["data"].get("bitmaps", []):
-        shell.run("qemu-img", "bitmap", "--remove", copy.name, bitmap["name"])
-    shell.run("qemu-img", "snapshot", "-q", "-a", snapshot.id, copy.name)
+    apply = ["qemu-img", "snapshot", "-q", "-a", snapshot.id, copy.name]
+    code, printed = shell.attempt(*apply)
+    if "active dirty bitmaps" in printed:
+        for bitmap in image_info(shell, copy.name)["format-specific"]["data"]["bitmaps"]:
+            shell.run("qemu-img", "bitmap", "--remove", copy.name, bitmap["name"])
+        shell.run(*apply)
+    elif code:
+        raise Failure(printed)
     over = dict(node(copy), backing=node(image.lower[0]) if image.lower else None)
     shell.run("qemu-img", "convert", "-O", "raw", "json:" + json.dumps(over), target)
     os.remove(shell.path(copy.name))
