@@ -1,16 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-What is measured, beside what, and how much faster it must be.
+"""What is measured, beside what, and how much faster it must be."""
 
-A command is a list of words, or a text for the shell where it takes several. In both, {data} is the folder
-of the case's data set and {out} a folder that is empty before each run; {qemu_img} and {qemu_nbd} are those
-of one QEMU: a peer is tried with each version there is. Whatever leaves a file has flushed it at its end. A
-shell text keeps the processes that it leaves in the background in $pids.
-"""
+from dataclasses import dataclass
 
-from dataclasses import dataclass, field
-
+from case import Case
 from datasets import GIB, MIB
+from merges import MERGES
 
 
 @dataclass(frozen=True)
@@ -33,19 +28,6 @@ SIZES = {
     "quick": Size(1 * GIB, 80 * MIB, 256 * GIB, 1024, 2 * GIB, 50, 512 * MIB, 64 * MIB, 3 * GIB, runs=5),
     "full": Size(8 * GIB, 640 * MIB, 1024 * GIB, 4096, 2 * GIB, 50, 4 * GIB, 512 * MIB, 24 * GIB, runs=5),
 }
-
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    data: str                                   # a name in datasets.SETS
-    ours: list
-    peers: dict = field(default_factory=dict)   # what it is called: command
-    must: float = 0                             # peer's time divided by ours; 0: for information
-    limit: float = 0                            # seconds, for what no peer can do
-    place: str = "here"                         # "here": the work folder; "xfs": XFS that shares extents
-    times: int = 1                              # so many times more runs than usual, for what is short
-    start: str = ""                             # for the shell, before each run: what the run may change
 
 
 # ---- Peers that take several commands ----------------------------------------------------------------
@@ -123,49 +105,6 @@ def snapshot(verb):
     words = ["snapshot", *verb.split(), "{out}/disk.qcow2"]
     return {"ours": [f"qcow-{words[0]}", *words[1:]], "peers": {"snapshot": ["{qemu_img}", *words]},
             "start": COPY_OF_DISK}
-
-
-# ---- Merges ------------------------------------------------------------------------------------------
-
-def start_merge(*written):
-    """The data set in {out}: what is written as a copy, flushed, and links to all else."""
-    copies = "".join(f"rm {{out}}/{name}; cp --reflink=auto --sparse=always {{data}}/{name} {{out}}\n" for name in written)
-    return "ln -s {data}/* {out}\n" + copies + "sync -f {out}\n"
-
-
-def flushed(command, *written):
-    """Ours leave flushed files."""
-    return {command.split()[1]: command + "\n" + "".join(f"sync {{out}}/{name}\n" for name in written)}
-
-
-def merges(place, commit, pull, rebase):
-    """The same on a file system; what each must reach."""
-    top = "{out}/top.qcow2"
-    return [
-        Case("commit top to mid", "merge", place=place, must=commit, start=start_merge("top.qcow2", "mid.qcow2"),
-             ours=["qcow-commit", "-q", top],
-             peers=flushed("{qemu_img} commit -q -t writeback -f qcow2 " + top, "top.qcow2", "mid.qcow2")),
-        Case("commit top to base", "merge", place=place, must=commit,
-             start=start_merge("top.qcow2", "mid.qcow2", "base.qcow2"),
-             ours=["qcow-commit", "-q", "-b", "{out}/base.qcow2", top],
-             peers=flushed("{qemu_img} commit -q -t writeback -f qcow2 -b {out}/base.qcow2 " + top, "base.qcow2")),
-        Case("pull all", "merge", place=place, must=pull, start=start_merge("top.qcow2"),
-             ours=["qcow-pull", "-q", top],
-             peers=flushed('{qemu_img} rebase -t writeback -f qcow2 -b "" ' + top, "top.qcow2")),
-        Case("rebase top onto base", "merge", place=place, must=rebase, start=start_merge("top.qcow2"),
-             ours=["qcow-rebase", "-q", "-b", "base.qcow2", "-F", "qcow2", top],
-             peers=flushed("{qemu_img} rebase -t writeback -f qcow2 -b base.qcow2 -F qcow2 " + top, "top.qcow2")),
-    ]
-
-
-# The top is a link: the file that is written is the layer of the highest number.
-START_DEEP = """
-cp --reflink=auto --sparse=always {data}/*.qcow2 {out}
-cd {out}
-rm top.qcow2
-ln -s "$(ls | tail -n 1)" top.qcow2
-sync -f .
-"""
 
 
 # ---- The table ---------------------------------------------------------------------------------------
@@ -248,12 +187,5 @@ CASES = [
          peers=convert("{data}/zlib.qcow2", "raw"), must=2),
     Case("copy -c compr, zlib to zlib", "compr", ours=copy("-c {data}/zlib.qcow2"),
          peers=convert("-c {data}/zlib.qcow2"), must=12),
-    *merges("here", commit=2.5, pull=2.2, rebase=2.3),
-    *merges("xfs", commit=6, pull=6, rebase=6),
-    Case("pull all deep", "deep", start=START_DEEP,
-         ours=["qcow-pull", "-q", "{out}/top.qcow2"],
-         peers=flushed('{qemu_img} rebase -t writeback -f qcow2 -b "" {out}/top.qcow2', "top.qcow2")),
-    Case("commit deep to its base", "deep", start=START_DEEP,
-         ours=["qcow-commit", "-q", "-b", "{out}/00.qcow2", "{out}/top.qcow2"],
-         peers=flushed("{qemu_img} commit -q -t writeback -f qcow2 -b {out}/00.qcow2 {out}/top.qcow2", "00.qcow2")),
+    *MERGES,
 ]

@@ -130,6 +130,46 @@ def merge(folder, size):
     write(top, 3, some_clusters(chooser, clusters, size.chain_disk * 3 // 10 // CLUSTER))
 
 
+def long(folder, size):
+    """The same three layers, changed in long stretches."""
+    base, mid, top = (f"{folder}/{name}.qcow2" for name in ("base", "mid", "top"))
+    stretches = pieces(0, size.chain_disk, max(size.chain_disk // 64, CLUSTER))
+
+    create(base, size.chain_disk)
+    write(base, 1, pieces(0, size.chain_disk))
+    overlay(mid, base)
+    write(mid, 2, stretches[::2])
+    overlay(top, mid)
+    write(top, 3, stretches[1::3])
+
+
+def grow(folder, disk):
+    """The same few clusters, whatever the disk's size: a chain, and an image with snapshots."""
+    chooser = random.Random("grow")
+    changed = [CLUSTER * chooser.randrange((1 << 40) // CLUSTER) for _ in range(128)]
+    below = None
+
+    for name in ("base", "mid", "top", "disk"):
+        path = f"{folder}/{name}.qcow2"
+        if below and name != "disk":
+            overlay(path, below)
+        else:
+            create(path, disk)
+        write(path, 1, [(offset, CLUSTER) for offset in chooser.sample(changed, 96)])
+        below = path
+    for pattern, name in ((2, "one"), (3, "two")):
+        write(path, pattern, [(offset, CLUSTER) for offset in chooser.sample(changed, 96)])
+        snapshot(path, name)
+
+
+def grow1(folder, size):
+    grow(folder, 1 << 40)
+
+
+def grow16(folder, size):
+    grow(folder, 16 << 40)
+
+
 def compr(folder, size):
     """Half of every KiB random and half the same: as it is, and compressed by QEMU."""
     chooser = random.Random("compr")
@@ -143,4 +183,5 @@ def compr(folder, size):
     os.unlink(raw)
 
 
-SETS = {"snap": snap, "meta": meta, "deep": deep, "chain": chain, "compr": compr, "merge": merge}
+SETS = {"snap": snap, "meta": meta, "deep": deep, "chain": chain, "compr": compr, "merge": merge,
+        "long": long, "grow1": grow1, "grow16": grow16}

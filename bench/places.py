@@ -114,3 +114,13 @@ class Places:
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
         return folder
+
+    def settle(self, place):
+        """XFS frees what was removed in the background, and holds up whoever changes extents meanwhile."""
+        free, n_same = None, 0
+        for _ in range(400 if place == "xfs" else 0):
+            before, free = free, os.statvfs(self.root(place)).f_bfree
+            n_same = n_same + 1 if free == before else 0
+            if n_same == 4:
+                break
+            time.sleep(0.05)
