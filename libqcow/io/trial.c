@@ -246,7 +246,11 @@ static bool trial_zero(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, bool ma
         return qcow2_trial_note_moved(io, offset, len_bytes, false, error);
     }
     g_mutex_lock(&trial->mutex);
-    bool ok = grow(trial, offset + len_bytes, error);
+    bool is_longer = offset + len_bytes > trial->size, ok = grow(trial, offset + len_bytes, error);
+    if (ok && is_longer) {
+        /* A hole does not move the end: a byte is written there. */
+        count_needed(trial, offset + len_bytes - 1, PAGE);
+    }
     g_mutex_unlock(&trial->mutex);
     return ok;
 }
