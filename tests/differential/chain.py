@@ -27,7 +27,7 @@ class Chain:
     def __init__(self, shell, chooser, image):
         self.shell, self.chooser = shell, chooser
         self.layers = [image.top, *image.lower]
-        self.n_made = 0
+        self.n_made = self.n_refused = 0
         self.backing = dict(zip([layer.name for layer in self.layers], [*self.layers[1:], None]))
 
     def below(self, layer):
@@ -118,6 +118,7 @@ class Chain:
             return None
         require(code == 1 and any(reason in printed for reason in [*REFUSALS, *refusals]),
                 f"exit {code}: {' '.join(command)}\n{printed}")
+        self.n_refused += 1
         return printed
 
 
