@@ -409,7 +409,7 @@ static void need_mover(Qcow2Overlay *overlay, Qcow2Io *io)
     }
 }
 
-/* Tried at the beginning of the new file, which is written at the end. */
+/* Tried at the beginning of the new file, which is written at the end; in a data file where it belongs. */
 bool qcow2_overlay_can_share(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents)
 {
     need_mover(overlay, io);
@@ -417,9 +417,10 @@ bool qcow2_overlay_can_share(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *e
         const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
         if (extent->kind == QCOW2_EXTENT_DATA && extent->len_bytes >= PROBE_SIZE
             && extent->host_offset % PROBE_SIZE == 0) {
-            Qcow2Io *data = overlay->options.data ? overlay->options.data : io;
-            bool works = qcow2_mover_can_share(overlay->mover, extent, 0)
-                      && qcow2_io_zero(data, 0, PROBE_SIZE, true, NULL);
+            bool works = overlay->options.data
+                           ? qcow2_mover_can_share(overlay->mover, extent, extent->guest_offset)
+                           : qcow2_mover_can_share(overlay->mover, extent, 0)
+                                 && qcow2_io_zero(io, 0, PROBE_SIZE, true, NULL);
             overlay->sharing = works ? SHARING_WORKS : SHARING_FAILS;
         }
     }
