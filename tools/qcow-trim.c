@@ -29,8 +29,8 @@ static const ToolCommand command = {
         "Data is read and compared with the layers below. A guest reads the same bytes before and after, so "
         "that dirty bitmaps stay as they are.",
         "Without --shrink the space becomes free inside the file, for later writes. With it, clusters "
-        "from the end move into free ones before it, holes are punched into what is still free, and the "
-        "file is cut.",
+        "from the end move into free ones before it, those of snapshots and dirty bitmaps too, holes are "
+        "punched into what is still free, and the file is cut. In a data file holes are punched.",
         "An image in which only a few clusters could go stays as it is: new tables would need as many.",
         "All or nothing, also across a crash: one write of the header switches to the new tables. Readers "
         "with -U are kept out meanwhile.",
