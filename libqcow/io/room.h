@@ -12,8 +12,8 @@ void qcow2_room_free(Qcow2Room *room);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Room, qcow2_room_free)
 
 /**
- * qcow2_room_need: @io will take @len_bytes more. Nothing is noted for what is no file of a file system, or is
- * on trial only.
+ * qcow2_room_need: @io will take @len_bytes more. Nothing is noted for what is no file of a file system, or
+ * is on trial only.
  */
 void qcow2_room_need(Qcow2Room *room, const Qcow2Io *io, uint64_t len_bytes);
 

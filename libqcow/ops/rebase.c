@@ -21,7 +21,7 @@ static bool is_image(const Qcow2Chain *chain, const char *path)
         && identity->inode == st.st_ino;
 }
 
-/* Over a chain that it is part of the image would be its own backing file, and its own lock would hinder it. */
+/* Over a chain that it is part of the image would be its own backing file; its own lock would hinder it. */
 static bool refuse_loop(const Qcow2Chain *chain, const char *folder, const Qcow2RebaseOptions *options,
                         GError **error)
 {
