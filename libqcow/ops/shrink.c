@@ -357,7 +357,6 @@ static bool settle_counts(Shrink *self, GError **error)
     return true;
 }
 
-/* New tables and counts go to the end at first, then to where the old ones were: qcow2_image_trim_end(). */
 static bool move_all(Shrink *self, GError **error)
 {
     g_array_sort(self->groups, compare_groups);
@@ -368,8 +367,26 @@ static bool move_all(Shrink *self, GError **error)
     return copy_groups(self, error)
         && qcow2_batch_count_taken(self->batch, error)
         && settle_counts(self, error)
-        && qcow2_batch_rewrite_tables(self->batch, self->image, move_entries, self, self->progress, error)
-        && qcow2_batch_commit(self->batch, error);
+        && qcow2_batch_rewrite_tables(self->batch, self->image, move_entries, self, self->progress, error);
+}
+
+/*
+ * New tables and counts go to the end at first, then to where the old ones were: qcow2_image_trim_end(). On a
+ * full disk there may be no room for them. Nothing was flushed yet then, and the file stays as long as it is.
+ */
+static bool move_if_possible(Shrink *self, GError **error)
+{
+    g_autoptr(GError) failure = NULL;
+
+    if (move_all(self, &failure)) {
+        return qcow2_batch_commit(self->batch, error);
+    }
+    if (!g_error_matches(failure, QCOW2_ERROR, QCOW2_ERROR_NO_SPACE)) {
+        g_propagate_error(error, g_steal_pointer(&failure));
+        return false;
+    }
+    self->n_moved = 0;
+    return true;
 }
 
 static void clear_shrink(Shrink *self)
@@ -397,7 +414,7 @@ static bool move_data(Qcow2Image *image, uint64_t *ret_n_moved, Qcow2Progress *p
     Shrink self;
     bool ok = begin(&self, image, progress, error) && look_around(&self, error) && count_free(&self, error)
            && choose_groups(&self, error)
-           && (self.groups->len == 0 || self.gain < LEAST_GAIN || move_all(&self, error));
+           && (self.groups->len == 0 || self.gain < LEAST_GAIN || move_if_possible(&self, error));
 
     *ret_n_moved = ok ? self.n_moved : 0;
     clear_shrink(&self);
@@ -441,36 +458,18 @@ static bool give_back(Qcow2Image *image, uint64_t *ret_bytes, Qcow2Progress *pro
     return ok;
 }
 
-/* On a full disk there may be room for new tables when holes are punched; the data then fills them. */
-static bool make_shorter(Qcow2Image *image, uint64_t *ret_n_moved, uint64_t *ret_punched,
-                         Qcow2Progress *progress, GError **error)
-{
-    g_autoptr(GError) failure = NULL;
-
-    *ret_n_moved = 0;
-    if (image->header.layout.has_data_file || move_data(image, ret_n_moved, progress, &failure)) {
-        return qcow2_image_trim_end(image, true, error);
-    }
-    if (!g_error_matches(failure, QCOW2_ERROR, QCOW2_ERROR_NO_SPACE)) {
-        g_propagate_error(error, g_steal_pointer(&failure));
-        return false;
-    }
-    return give_back(image, ret_punched, progress, error)
-        && move_data(image, ret_n_moved, progress, error)
-        && qcow2_image_trim_end(image, true, error);
-}
-
 bool qcow2_shrink(Qcow2Image *image, Qcow2TrimResult *result, Qcow2Progress *progress, GError **error)
 {
-    uint64_t size, before, n_moved;
+    bool has_data = !image->header.layout.has_data_file;
+    uint64_t size, before, n_moved = 0;
 
     if (!qcow2_io_get_size(image->file, &size, error)) {
         return false;
     }
     do {
         before = size;
-        if (!make_shorter(image, &n_moved, &result->bytes_punched, progress, error)
-            || !qcow2_io_get_size(image->file, &size, error)) {
+        if ((has_data && !move_data(image, &n_moved, progress, error))
+            || !qcow2_image_trim_end(image, true, error) || !qcow2_io_get_size(image->file, &size, error)) {
             return false;
         }
         result->clusters_moved += n_moved;

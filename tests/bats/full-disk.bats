@@ -83,10 +83,15 @@ assert_too_small() {
 @test "trim --shrink: as it was on a full disk; with room for a few tables it gives the rest back" {
     require_root
     local i commands=() size
-    make_image s.qcow2 64M -o cluster_size=4k
-    guest_write_random s.qcow2 0 12M 1
-    for i in {0..3}; do
-        commands+=("write -P 0 $((i * 3))M 2M")
+    # What goes is in one table; what moves down, into all that is free, is in many that stand before it, and for
+    # these there is no room.
+    make_image s.qcow2 256M -o cluster_size=4k
+    for i in {2..65}; do
+        commands+=("write -P $i $((i * 2))M 4K")
+    done
+    commands+=('write -P 0 0 1M')
+    for i in {2..65}; do
+        commands+=("write -P $i $((i * 2048 + 64))K 16K")
     done
     qemu_io s.qcow2 "${commands[@]}"
     size=$(stat -c %s s.qcow2)
@@ -100,7 +105,7 @@ assert_too_small() {
         ((status == 0)) || assert_output_has "No space left on device"
         assert_clean small/s.qcow2
         qemu-img compare -q s.qcow2 small/s.qcow2
-        ((i == 0 || $(stat -c %s small/s.qcow2) < 5 << 20)) || fail "$(stat -c %s small/s.qcow2) bytes"
+        ((i == 0 || $(stat -c %b small/s.qcow2) * 512 < size - 900000)) || fail "$(stat -c %b small/s.qcow2) blocks"
         umount small
         mounts=()
     done
