@@ -287,7 +287,8 @@ const LabOperation lab_operations[] = {
     { "pull-middle", lab_pull_middle, .n_below = 1, .n_lower = 2, .again = QCOW2_ERROR_EXISTS },
     { "rebase", lab_rebase, .n_lower = 2, .writes_data = true, .again = LAB_SUCCEEDS },
     { "rebase-compressed", lab_rebase_compressed, .n_lower = 2, .writes_data = true, .again = LAB_SUCCEEDS },
-    { "rebase-name-only", lab_rebase_name, .n_lower = 2, .again = LAB_SUCCEEDS, .may_tear = true },
+    { "rebase-name-only", lab_rebase_name, .n_lower = 2, .again = LAB_SUCCEEDS, .may_tear = true,
+      .sets_bitmaps = true },   /* none: what the image reads as is said to be the same */
     { "rebase-to-none", lab_rebase_to_none, .n_lower = 1, .writes_data = true, .again = LAB_SUCCEEDS },
     { "commit", lab_commit, .n_below = 1, .again = LAB_SUCCEEDS },
     { "commit-keep", lab_commit_keep, .n_below = 2, .again = LAB_SUCCEEDS },
