@@ -134,6 +134,7 @@ typedef struct Qcow2OpenOptions {
     bool image_opts;         /* the name is "driver=…,file.filename=…" */
     bool require_key;        /* not used yet: encrypted data is refused when it is read */
     Qcow2Cache cache;
+    const char *trace;       /* a file that gets one more JSON line for each write and flush; or NULL */
     unsigned n_threads;      /* workers; 0: the processors this process may use, 16 at most */
     Qcow2WarnFunc warn;      /* may be NULL */
     void *warn_data;
@@ -390,6 +391,7 @@ typedef struct Qcow2CreateRequest {
     bool has_size;                  /* otherwise it is that of the backing file */
     uint64_t size;                  /* bytes; grown to whole sectors */
     bool untrusted;                 /* follow no name found inside the backing file */
+    const char *trace;              /* as in Qcow2OpenOptions */
     Qcow2AnnounceFunc announce;     /* called once, when nothing is written yet; may be NULL */
     void *announce_data;
     Qcow2WarnFunc warn;             /* may be NULL */
@@ -459,7 +461,7 @@ typedef struct Qcow2ExportOptions {
     bool overwrite;                 /* replace OUTPUT if it exists */
     bool no_reflink;
     Qcow2Cache cache;               /* of OUTPUT */
-    const char *trace;              /* a file that gets one JSON line for each write and flush of OUTPUT */
+    const char *trace;              /* as in Qcow2OpenOptions, of what is written to OUTPUT */
 } Qcow2ExportOptions;
 
 typedef struct Qcow2ExportResult {
@@ -737,6 +739,7 @@ typedef struct Qcow2CopyOptions {
     bool no_reflink;
     bool untrusted;                 /* follow no name found inside the backing file */
     Qcow2Cache cache;               /* of the target */
+    const char *trace;              /* as in Qcow2OpenOptions */
     Qcow2WarnFunc warn;             /* may be NULL */
     void *warn_data;
 } Qcow2CopyOptions;

@@ -338,6 +338,7 @@ int main(int argc, char **argv)
         .no_reflink = tool.no_reflink,
         .untrusted = tool.untrusted,
         .cache = tool.target_cache,
+        .trace = tool.trace,
         .warn = warn,
         .warn_data = &tool,
     };

@@ -114,6 +114,7 @@ int main(int argc, char **argv)
         .announce_data = &tool,
         .warn = warn,
         .warn_data = &tool,
+        .trace = tool.trace,
     };
     read_size(&tool, &request);
 

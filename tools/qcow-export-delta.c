@@ -9,7 +9,7 @@
 #include "tool-progress.h"
 #include "tool-ranges.h"
 
-static char *backing_name, *backing_format, *output_format, *trace;
+static char *backing_name, *backing_format, *output_format;
 static char **create_options;
 static gboolean compress_output, compare_data, overwrite, print_ranges;
 
@@ -29,8 +29,6 @@ static const GOptionEntry entries[] = {
       "qcow2 (default), or raw: OUTPUT is a raw file or NBD export that holds FROM, and is changed in place "
       "to hold TO", "FMT" },
     { "overwrite", 0, 0, G_OPTION_ARG_NONE, &overwrite, "Replace OUTPUT if it exists", NULL },
-    { "trace", 0, 0, G_OPTION_ARG_FILENAME, &trace,
-      "Write a line of JSON to this file for each write and flush of OUTPUT", "FILE" },
     { NULL },
 };
 
@@ -272,7 +270,7 @@ int main(int argc, char **argv)
             .overwrite = overwrite,
             .no_reflink = tool.no_reflink,
             .cache = tool.target_cache,
-            .trace = trace,
+            .trace = tool.trace,
         },
     };
     check_output(&self);

@@ -23,6 +23,7 @@ static Qcow2OpenOptions options_for(const Tool *tool, const char *format, Access
         .untrusted = tool->untrusted,
         .image_opts = tool->image_opts,
         .cache = access == READABLE || access == REPAIRABLE ? tool->source_cache : tool->target_cache,
+        .trace = tool->trace,
         .n_threads = tool->n_threads,
         .warn = warn,
         .warn_data = (void *)tool,

@@ -26,6 +26,7 @@ void tool_clear(Tool *tool)
     g_free(tool->threads_text);
     g_free(tool->output_text);
     g_free(tool->generate);
+    g_free(tool->trace);
 }
 
 /* ---- Surroundings ------------------------------------------------------------------------------ */
@@ -121,6 +122,17 @@ static void read_threads(Tool *tool)
     tool->n_threads = n;
 }
 
+/* The library appends to it, as many places write to one trace. */
+static void empty_trace(const Tool *tool)
+{
+    int fd = open(tool->trace, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+
+    if (fd < 0) {
+        exit(tool_fail_message(tool, "'%s': trace file: %s", tool->trace, g_strerror(errno)));
+    }
+    close(fd);
+}
+
 static void read_shared_options(Tool *tool)
 {
     g_autoptr(GError) error = NULL;
@@ -146,6 +158,9 @@ static void read_shared_options(Tool *tool)
     read_threads(tool);
     for (char **object = tool->objects; object && *object; object++) {
         check_object(tool, *object);
+    }
+    if (tool->trace) {
+        empty_trace(tool);
     }
 }
 

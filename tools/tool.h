@@ -25,6 +25,7 @@ typedef struct Tool {
     /* Option texts as given; tool_start() reads them. */
     char *cache_texts[2];         /* -T, -t */
     char *rate_text, *threads_text, *output_text, *generate;
+    char *trace;                  /* its file is empty when tool_start() returns */
     char **objects;
     gboolean help, version;
 } Tool;

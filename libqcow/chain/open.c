@@ -109,10 +109,11 @@ static bool decide_format(Qcow2Layer *layer, Qcow2Io *io, const char **ret_forma
     return true;
 }
 
-/* The place itself, or one on trial above it. */
-static Qcow2Io *place_to_change(Qcow2Io *io, bool on_trial, GError **error)
+/* The place itself, or one on trial above it; told of when it is written. */
+static Qcow2Io *place_to_change(Qcow2Io *io, const Qcow2OpenOptions *options, bool on_trial, GError **error)
 {
-    return on_trial ? qcow2_io_trial_new(io, error) : qcow2_io_ref(io);
+    return on_trial ? qcow2_io_trial_new(io, error)
+                    : qcow2_io_trace_new(io, io->writable ? options->trace : NULL, error);
 }
 
 static bool open_image(Qcow2Layer *layer, Qcow2Io *file, const Qcow2OpenOptions *options, bool on_trial,
@@ -124,7 +125,7 @@ static bool open_image(Qcow2Layer *layer, Qcow2Io *file, const Qcow2OpenOptions 
         || !qcow2_io_identify(file, &layer->identity, error)) {
         return false;
     }
-    g_autoptr(Qcow2Io) io = place_to_change(file, on_trial, error);
+    g_autoptr(Qcow2Io) io = place_to_change(file, options, on_trial, error);
     if (!io) {
         return false;
     }
@@ -263,5 +264,5 @@ Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *
         qcow2_corrupt(error, "the image names itself as its data file");
         return NULL;
     }
-    return lock_image(io, options, error) ? place_to_change(io, on_trial, error) : NULL;
+    return lock_image(io, options, error) ? place_to_change(io, options, on_trial, error) : NULL;
 }

@@ -112,10 +112,10 @@ Qcow2Io *qcow2_io_recorder_new_beside(Qcow2Io *below, Qcow2Io *first);
 const GArray *qcow2_io_recorder_get(Qcow2Io *io);
 
 /**
- * qcow2_io_trace_new: passes all calls on, and prints one JSON line to @fd for each that changes something
- * or flushes. @fd is borrowed.
+ * qcow2_io_trace_new: passes all calls on, and appends one JSON line to the file @trace for each that changes
+ * something or flushes. Without a name it is @below again.
  */
-Qcow2Io *qcow2_io_trace_new(Qcow2Io *below, int fd);
+Qcow2Io *qcow2_io_trace_new(Qcow2Io *below, const char *trace, GError **error);
 
 typedef enum {
     QCOW2_FAULT_READ     = 1 << 0,

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* One line of JSON for each call that changes a place, when it has ended. */
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -101,11 +103,14 @@ static Qcow2CopyOutcome trace_copy_from(Qcow2Io *io, uint64_t offset, Qcow2Io *s
 
 static void trace_close(Qcow2Io *io)
 {
-    g_free(((TraceIo *) io)->json_name);
+    TraceIo *trace = (TraceIo *) io;
+
+    close(trace->fd);
+    g_free(trace->json_name);
     qcow2_stack_close(io);
 }
 
-Qcow2Io *qcow2_io_trace_new(Qcow2Io *below, int fd)
+static Qcow2Io *trace_new(Qcow2Io *below, int fd)
 {
     TraceIo *trace = g_new0(TraceIo, 1);
     Qcow2IoOps *ops = &trace->stack.ops;
@@ -121,4 +126,18 @@ Qcow2Io *qcow2_io_trace_new(Qcow2Io *below, int fd)
     ops->copy_from = ops->copy_from ? trace_copy_from : NULL;
     ops->close = trace_close;
     return &trace->stack.io;
+}
+
+Qcow2Io *qcow2_io_trace_new(Qcow2Io *below, const char *trace, GError **error)
+{
+    if (!trace) {
+        return qcow2_io_ref(below);
+    }
+    /* Each place has a descriptor of its own; what is appended stays together. */
+    int fd = open(trace, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        qcow2_fail_errno(error, errno, "'%s': trace file", trace);
+        return NULL;
+    }
+    return trace_new(below, fd);
 }

@@ -251,6 +251,17 @@ Qcow2Io *qcow2_output_io(Qcow2Output *output)
     return output->io;
 }
 
+bool qcow2_output_trace(Qcow2Output *output, const char *trace, GError **error)
+{
+    Qcow2Io *traced = qcow2_io_trace_new(output->io, trace, error);
+
+    if (traced) {
+        qcow2_io_unref(output->io);
+        output->io = traced;
+    }
+    return traced != NULL;
+}
+
 /* ---- Publishing -------------------------------------------------------------------------------- */
 
 /* The flush of the io covers the bytes and what is needed to read them, this also owner and mode. */

@@ -33,6 +33,9 @@ const char *qcow2_output_target(const Qcow2Output *output);
 /** qcow2_output_io: where to write; owned by the output. */
 Qcow2Io *qcow2_output_io(Qcow2Output *output);
 
+/** qcow2_output_trace: what is written from now on is told to the file @trace, if there is one. */
+bool qcow2_output_trace(Qcow2Output *output, const char *trace, GError **error);
+
 /** qcow2_output_publish: flushes the file, renames it, flushes the folder (cache unsafe: renames only). */
 bool qcow2_output_publish(Qcow2Output *output, GError **error);
 

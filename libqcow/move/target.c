@@ -104,6 +104,20 @@ Qcow2Io *qcow2_target_io(Qcow2Target *target)
     return target->io;
 }
 
+bool qcow2_target_trace(Qcow2Target *target, const char *trace, GError **error)
+{
+    if (target->output && !qcow2_output_trace(target->output, trace, error)) {
+        return false;
+    }
+    Qcow2Io *traced = target->output ? qcow2_io_ref(qcow2_output_io(target->output))
+                                     : qcow2_io_trace_new(target->io, trace, error);
+    if (traced) {
+        qcow2_io_unref(target->io);
+        target->io = traced;
+    }
+    return traced != NULL;
+}
+
 bool qcow2_target_publish(Qcow2Target *target, GError **error)
 {
     if (target->output) {

@@ -38,6 +38,9 @@ Qcow2Output *qcow2_target_output(Qcow2Target *target);
 /** qcow2_target_io: where to write; owned by the target. A file is empty, anything else is as it was. */
 Qcow2Io *qcow2_target_io(Qcow2Target *target);
 
+/** qcow2_target_trace: as qcow2_output_trace(). */
+bool qcow2_target_trace(Qcow2Target *target, const char *trace, GError **error);
+
 /** qcow2_target_publish: flushes; a file gets its name. */
 bool qcow2_target_publish(Qcow2Target *target, GError **error);
 

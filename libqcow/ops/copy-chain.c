@@ -122,10 +122,12 @@ static bool copy_layer(ChainCopy *self, unsigned index, Qcow2Output *output, GEr
 static Qcow2Output *new_output(ChainCopy *self, const char *name, GError **error)
 {
     g_autofree char *path = g_build_filename(self->folder, name, NULL);
+    bool allowed = qcow2_refuse_layer(self->chain, path, error);
+    g_autoptr(Qcow2Output) output = allowed ? qcow2_output_new(path, true, self->options->cache, error)
+                                            : NULL;
 
-    return qcow2_refuse_layer(self->chain, path, error)
-             ? qcow2_output_new(path, true, self->options->cache, error)
-             : NULL;
+    return output && qcow2_output_trace(output, self->options->trace, error) ? g_steal_pointer(&output)
+                                                                             : NULL;
 }
 
 static bool publish(ChainCopy *self, Qcow2Output *output, GError **error)

@@ -46,7 +46,8 @@ static bool copy_to_raw(Qcow2Copy *copy, const Qcow2Place *place, GError **error
     uint64_t size;
 
     copy->target_offset = place->raw_offset;
-    return target && find_part(place, qcow2_target_io(target), &size, error)
+    return target && qcow2_target_trace(target, copy->options->trace, error)
+        && find_part(place, qcow2_target_io(target), &size, error)
         && check_size(copy, size, error)
         && qcow2_copy_bytes(copy, qcow2_target_io(target), copy->options->target_is_zero, error)
         && qcow2_copy_publish(copy, target, error);
@@ -62,6 +63,7 @@ static Qcow2Chain *open_target(const Qcow2Copy *copy, GError **error)
         .untrusted = copy->options->untrusted,
         .image_opts = copy->options->target_image_opts,
         .cache = copy->options->cache,
+        .trace = copy->options->trace,
         .n_threads = copy->first->options.n_threads,
         .warn = copy->options->warn,
         .warn_data = copy->options->warn_data,

@@ -168,6 +168,7 @@ static bool copy_to_new(Qcow2Copy *copy, GError **error)
         .has_size = true,
         .size = copy->source->size,
         .untrusted = options->untrusted,
+        .trace = options->trace,
         .warn = options->warn,
         .warn_data = options->warn_data,
     };

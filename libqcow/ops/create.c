@@ -263,7 +263,8 @@ Qcow2Target *qcow2_creation_target(const Qcow2Creation *creation, const Qcow2Pla
         creation->resume ? qcow2_target_resume(place, creation->cache, error)
                          : qcow2_target_new(place, creation->cache, error);
 
-    return target && set_hints(creation, qcow2_target_io(target), error) ? g_steal_pointer(&target) : NULL;
+    return target && set_hints(creation, qcow2_target_io(target), error)
+        && qcow2_target_trace(target, creation->request->trace, error) ? g_steal_pointer(&target) : NULL;
 }
 
 bool qcow2_creation_begin(Qcow2Creation *ret, const char *name, const Qcow2CreateRequest *request,

@@ -9,10 +9,7 @@
  *   4  prove that nothing changed meanwhile             a temporary file
  *   5  flush, rename, flush the folder                  the delta, whole
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "io/backends.h"
 #include "ops/export.h"
@@ -29,21 +26,6 @@ Qcow2Choice *qcow2_export_choice(const Qcow2Export *job, uint64_t unit, bool ali
     };
 
     return qcow2_choice_new(job->from, job->to, &options, error);
-}
-
-Qcow2Io *qcow2_export_traced(const Qcow2Export *job, Qcow2Io *io)
-{
-    return job->trace_fd < 0 ? qcow2_io_ref(io) : qcow2_io_trace_new(io, job->trace_fd);
-}
-
-static bool open_trace(Qcow2Export *job, GError **error)
-{
-    const char *name = job->options->trace;
-
-    if (name) {
-        job->trace_fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    }
-    return !name || job->trace_fd >= 0 || qcow2_fail_errno(error, errno, "'%s': trace file", name);
 }
 
 static bool begin(Qcow2Export *job, GError **error)
@@ -84,16 +66,12 @@ bool qcow2_export_delta(Qcow2State *from, Qcow2State *to, const char *output,
         .options = options ? options : &defaults,
         .output = output,
         .progress = progress,
-        .trace_fd = -1,
     };
 
     if (!begin(&job, error)) {
         return false;
     }
-    bool ok = open_trace(&job, error) && dispatch(&job, error);
-    if (job.trace_fd >= 0) {
-        close(job.trace_fd);
-    }
+    bool ok = dispatch(&job, error);
     if (ok) {
         qcow2_progress_finish(progress);
     } else {

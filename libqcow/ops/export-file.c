@@ -63,14 +63,14 @@ bool qcow2_export_to_file(Qcow2Export *job, GError **error)
     /* The output first: that it cannot be made should be known before the work. */
     g_autoptr(Qcow2Output) output =
         qcow2_output_new(job->output, job->options->overwrite, job->options->cache, error);
+    bool is_open = output && qcow2_output_trace(output, job->options->trace, error);
     g_autoptr(Qcow2Choice) choice =
-        output ? qcow2_export_choice(job, qcow2_overlay_unit(&header), true, error) : NULL;
+        is_open ? qcow2_export_choice(job, qcow2_overlay_unit(&header), true, error) : NULL;
     g_autoptr(Qcow2Overlay) overlay = choice ? qcow2_export_count(job, &header, choice, error) : NULL;
-    g_autoptr(Qcow2Io) io = overlay ? qcow2_export_traced(job, qcow2_output_io(output)) : NULL;
 
-    return io
-        && qcow2_export_write(job, overlay, choice, io, error)
-        && qcow2_io_flush(io, error)
+    return overlay
+        && qcow2_export_write(job, overlay, choice, qcow2_output_io(output), error)
+        && qcow2_io_flush(qcow2_output_io(output), error)
         && qcow2_witness_end(job->witness, error)
         && qcow2_progress_check(job->progress, error)
         && qcow2_output_publish(output, error);

@@ -89,9 +89,12 @@ static bool write_stream(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *c
                          GError **error)
 {
     g_autoptr(Qcow2Io) pipe = qcow2_io_file_from_fd(dup(STDOUT_FILENO), "standard output", true);
-    g_autoptr(Qcow2Io) traced = qcow2_export_traced(job, pipe);
-    g_autoptr(Qcow2Io) io = qcow2_io_in_order_new(traced);
+    g_autoptr(Qcow2Io) traced = qcow2_io_trace_new(pipe, job->options->trace, error);
+    g_autoptr(Qcow2Io) io = traced ? qcow2_io_in_order_new(traced) : NULL;
 
+    if (!io) {
+        return false;
+    }
     if (qcow2_overlay_has_streams(overlay)) {
         if (!write_spooled(job, overlay, choice, io, error)) {
             return false;

@@ -138,7 +138,7 @@ bool qcow2_export_to_raw(Qcow2Export *job, GError **error)
 {
     g_autoptr(Qcow2Choice) choice = qcow2_export_choice(job, 4096, false, error);
     g_autoptr(Qcow2Io) opened = choice ? open_target(job, error) : NULL;
-    g_autoptr(Qcow2Io) target = opened ? qcow2_export_traced(job, opened) : NULL;
+    g_autoptr(Qcow2Io) target = opened ? qcow2_io_trace_new(opened, job->options->trace, error) : NULL;
     uint64_t dirty_from;
 
     if (!target) {

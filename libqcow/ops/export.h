@@ -13,7 +13,6 @@ typedef struct Qcow2Export {
     const Qcow2ExportOptions *options;
     const char *output;
     Qcow2Progress *progress;
-    int trace_fd;             /* -1 without a trace */
     Qcow2Witness *witness;
     Qcow2ExportResult result;
 } Qcow2Export;
@@ -23,9 +22,6 @@ bool qcow2_export_header(const Qcow2Export *job, bool to_pipe, Qcow2Header *ret,
 
 /** qcow2_export_choice: what the delta carries, in units of @unit bytes. */
 Qcow2Choice *qcow2_export_choice(const Qcow2Export *job, uint64_t unit, bool aligned, GError **error);
-
-/** qcow2_export_traced: a new reference to @io, or to a place that traces it. */
-Qcow2Io *qcow2_export_traced(const Qcow2Export *job, Qcow2Io *io);
 
 /**
  * qcow2_refuse_layer: replacing or patching a file that the image is made of would change its other states,

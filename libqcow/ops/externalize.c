@@ -119,7 +119,7 @@ static bool write_vmstate(Externalize *self, guint index, GError **error)
     }
     g_autofree char *path = g_build_filename(self->folder, name, NULL);
     g_autoptr(Qcow2Output) output = qcow2_output_new(path, false, QCOW2_CACHE_WRITEBACK, error);
-    if (!output
+    if (!output || !qcow2_output_trace(output, self->chain->options.trace, error)
         || !qcow2_vmstate_write(g_ptr_array_index(self->states, index), qcow2_output_io(output),
                                 self->progress, error)
         || !qcow2_output_publish(output, error)) {
@@ -135,7 +135,11 @@ static bool write_delta(Externalize *self, guint index, const char *backing_name
     g_autofree char *path = g_build_filename(self->folder, g_ptr_array_index(self->files, index), NULL);
     g_autoptr(Qcow2State) base = NULL;
     Qcow2State *from = index > 0 ? g_ptr_array_index(self->states, index - 1) : NULL;
-    Qcow2ExportOptions options = { .backing_name = backing_name, .backing_format = backing_format };
+    Qcow2ExportOptions options = {
+        .backing_name = backing_name,
+        .backing_format = backing_format,
+        .trace = self->chain->options.trace,
+    };
 
     if (!from) {
         from = base = qcow2_state_open(self->chain, backing_name ? "@backing" : "@empty", error);

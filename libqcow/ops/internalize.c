@@ -155,7 +155,8 @@ bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qc
         return false;
     }
     g_autoptr(Qcow2Output) file = qcow2_output_new(output, overwrite, QCOW2_CACHE_WRITEBACK, error);
-    bool ok = file && build(&self, qcow2_output_io(file), error);
+    bool ok = file && qcow2_output_trace(file, chain->options.trace, error)
+           && build(&self, qcow2_output_io(file), error);
     g_clear_pointer(&self.result, qcow2_chain_free);
     return ok && qcow2_output_publish(file, error);
 }

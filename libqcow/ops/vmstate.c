@@ -59,7 +59,8 @@ bool qcow2_vmstate_export(Qcow2Chain *chain, const char *state, const char *file
                           qcow2_chain_layer_name(chain, 0), snapshot->snapshot_name);
     }
     g_autoptr(Qcow2Output) output = qcow2_output_new(file, overwrite, QCOW2_CACHE_WRITEBACK, error);
-    return output && qcow2_vmstate_write(snapshot, qcow2_output_io(output), progress, error)
+    return output && qcow2_output_trace(output, chain->options.trace, error)
+        && qcow2_vmstate_write(snapshot, qcow2_output_io(output), progress, error)
         && qcow2_output_publish(output, error);
 }
 

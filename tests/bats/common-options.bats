@@ -266,6 +266,35 @@ complete_words() {
     jq -es 'last.call == "flush" and all(.ok)' trace.json
 }
 
+make_base_and_top() {
+    qemu-img create -q -f qcow2 base.qcow2 64M
+    qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2
+    qemu-io -c 'write -q -P 1 0 1M' -c 'write -q -P 2 8M 1M' top.qcow2
+}
+
+@test "options: --trace of commands that change images: all files, data flushed before the last header" {
+    make_base_and_top
+    qcow-commit -q --trace trace.json top.qcow2
+    jq -es 'map(.file) | unique == ["base.qcow2", "top.qcow2"]' trace.json
+    # The header of the base is written between two of its flushes, after all of the data.
+    jq -es 'map(select(.file == "base.qcow2")) | (map(.call == "write" and .offset == 0) | rindex(true)) as $header
+            | .[$header - 1].call == "flush" and .[$header + 1].call == "flush"' trace.json
+    make_base_and_top
+    qcow-pull -q --trace trace.json top.qcow2
+    jq -es 'all(.file == "top.qcow2" and .ok) and last.call == "flush"' trace.json
+    qcow-snapshot -c s1 --trace trace.json top.qcow2
+    jq -es 'length > 1 and all(.file == "top.qcow2")' trace.json
+    qcow-copy -O qcow2 --trace trace.json top.qcow2 copy.qcow2
+    jq -es 'length > 1 and all(.file | endswith("copy.qcow2"))' trace.json
+    qcow-create -q --trace trace.json new.qcow2 64M
+    jq -es 'length > 1 and all(.file | endswith("new.qcow2"))' trace.json
+    # What only reads leaves an empty one.
+    qcow-map --trace trace.json top.qcow2 >/dev/null
+    [[ -e trace.json && ! -s trace.json ]]
+    run -1 qcow-commit --trace nowhere/trace.json top.qcow2
+    [[ $output == *"'nowhere/trace.json': trace file: No such file or directory"* ]]
+}
+
 @test "export-delta: wrong usage" {
     for arguments in 'a s1 s2' 'a s1 s2 o extra' '--map a s1 s2 o' '--output=json a s1 s2 -' '-O raw a s1 s2 -' \
         '-b base a s1 s2 o' '-F qcow2 a s1 s2 o' '-O vmdk a s1 s2 o' '-O raw -c a s1 s2 o'; do

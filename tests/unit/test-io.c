@@ -260,7 +260,7 @@ static void test_trace(void)
     int fd = g_mkstemp(path);
     g_autoptr(Qcow2Io) memory = qcow2_io_memory_new(NULL, 0, "a \"b\"\n\\c", true);
     g_autoptr(Qcow2Io) fault = qcow2_io_fault_new(memory, QCOW2_FAULT_FLUSH, 0, EIO, false);
-    g_autoptr(Qcow2Io) io = qcow2_io_trace_new(fault, fd);
+    g_autoptr(Qcow2Io) io = qcow2_io_trace_new(fault, path, NULL);
     static const char *const calls[] = { "write", "truncate", "flush" };
     g_autofree char *text = NULL;
 
