@@ -354,8 +354,7 @@ static void take_header_over(Qcow2Batch *batch)
 static bool publish(Qcow2Batch *batch, GError **error)
 {
     Qcow2Image *image = batch->image;
-    bool written = qcow2_io_write(image->file, 0, batch->cluster, SECTOR, error)
-                && qcow2_io_flush(image->file, error);
+    bool written = qcow2_image_publish_header(image->file, batch->cluster, error);
 
     /* Also after a failure it may be on disk: neither state may be cut off. */
     batch->committed = true;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "image/image.h"
 
+#include "format/header-switch.h"
 #include "image/extent.h"
 #include "util/error.h"
 
@@ -33,6 +34,21 @@ static bool read_header(Qcow2Io *file, DecodeFunc decode, Qcow2Header *ret, GByt
 bool qcow2_image_read_header(Qcow2Io *file, Qcow2Header *ret, GByteArray *raw, GError **error)
 {
     return read_header(file, qcow2_header_decode, ret, raw, error);
+}
+
+bool qcow2_image_publish_header(Qcow2Io *file, const uint8_t *sector, GError **error)
+{
+    uint8_t old[QCOW2_HEADER_SECTOR];
+
+    if (!qcow2_io_read(file, 0, old, sizeof(old), error)) {
+        return false;
+    }
+    if (!qcow2_io_write(file, 0, sector, sizeof(old), error)) {
+        /* When this fails as well there is nothing left to try; the first error is the one to tell. */
+        (void)qcow2_io_write(file, 0, old, sizeof(old), NULL);
+        return false;
+    }
+    return qcow2_io_flush(file, error);
 }
 
 static Qcow2Image *open_qcow2(Qcow2Io *file, DecodeFunc decode, GError **error)

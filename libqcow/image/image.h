@@ -47,6 +47,15 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Image, qcow2_image_free)
 bool qcow2_image_read_header(Qcow2Io *file, Qcow2Header *ret, GByteArray *raw, GError **error);
 
 /**
+ * qcow2_image_publish_header:
+ * @sector: QCOW2_HEADER_SECTOR bytes
+ *
+ * Step 3 of a change: all of the header's roots in one write; flush. A write that fails may have left a part
+ * of it; the old bytes, which are right until it has ended well, then go back.
+ */
+bool qcow2_image_publish_header(Qcow2Io *file, const uint8_t *sector, GError **error);
+
+/**
  * qcow2_image_peek_backing: the name of the backing file in a file's header, also where nothing else could be
  * done with the image; NULL when there is none, or it is no qcow2 image. Free it with g_free().
  * @ret_incompatible: the header's feature bits

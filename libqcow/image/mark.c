@@ -33,8 +33,7 @@ static bool switch_header(Marking *marking, Qcow2Header *header, GError **error)
         && qcow2_io_write(marking->file, QCOW2_HEADER_SECTOR, marking->cluster + QCOW2_HEADER_SECTOR,
                           len - QCOW2_HEADER_SECTOR, error)
         && qcow2_io_flush(marking->file, error)
-        && qcow2_io_write(marking->file, 0, marking->cluster, QCOW2_HEADER_SECTOR, error)
-        && qcow2_io_flush(marking->file, error);
+        && qcow2_image_publish_header(marking->file, marking->cluster, error);
 }
 
 bool qcow2_image_mark_merged(Qcow2Image *image, const char *base, bool *ret_marked, GError **error)

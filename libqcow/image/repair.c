@@ -343,7 +343,7 @@ static bool publish(Qcow2RepairJob *job, GError **error)
     qcow2_header_patch_roots(&job->header, sector);
     /* Also after a failure it may be on disk: nothing that it names may be cut off. */
     job->changed = false;
-    if (!qcow2_io_write(job->file, 0, sector, sizeof(sector), error) || !qcow2_io_flush(job->file, error)) {
+    if (!qcow2_image_publish_header(job->file, sector, error)) {
         g_prefix_error(error, "header: ");
         return false;
     }
