@@ -75,6 +75,7 @@ bool lab_bitmap_states(const LabPlaces *places, const LabSubject *subject, LabWh
 /* Of operations-chain.c. */
 bool lab_commit(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_commit_all(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
+bool lab_commit_bitmaps(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_commit_keep(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_commit_middle(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);
 bool lab_commit_middles(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error);

@@ -151,11 +151,15 @@ static char **files_to_preserve(const Qcow2Merge *merge, bool between)
     return (char **)g_ptr_array_free(files, FALSE);
 }
 
+typedef enum { KEEP_IMAGE = 1 << 0, PRESERVE_BETWEEN = 1 << 1, WITH_BITMAPS = 1 << 2 } CommitFlags;
+
 /* @top, @base: which of the subject's files. Other images of the folder are no part of it: force. */
 static bool commit(const LabPlaces *places, const LabSubject *subject, unsigned top, unsigned base,
-                   bool keeps_image, bool between, GError **error)
+                   CommitFlags flags, GError **error)
 {
-    Qcow2CommitOptions options = { .keep_image = keeps_image, .force = true };
+    Qcow2CommitOptions options = {
+        .keep_image = flags & KEEP_IMAGE, .bitmaps = flags & WITH_BITMAPS, .force = true,
+    };
     g_auto(Qcow2CommitResult) result = { 0 };
     Qcow2Merge merge;
 
@@ -166,7 +170,7 @@ static bool commit(const LabPlaces *places, const LabSubject *subject, unsigned 
         merge.top = find_layer(merge.chain, g_ptr_array_index(subject->paths, top));
         merge.base = find_layer(merge.chain, g_ptr_array_index(subject->paths, base));
         bool is_chain = merge.top < merge.base && merge.base != UINT_MAX;
-        options.preserve = is_chain ? files_to_preserve(&merge, between) : NULL;
+        options.preserve = is_chain ? files_to_preserve(&merge, flags & PRESERVE_BETWEEN) : NULL;
         ok = is_chain
            ? qcow2_merge_run(&merge, error)
            : qcow2_fail(error, QCOW2_ERROR_EXISTS, "that layer has left the chain already");
@@ -179,25 +183,31 @@ static bool commit(const LabPlaces *places, const LabSubject *subject, unsigned 
 bool lab_commit(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
 {
     (void)which;
-    return commit(places, subject, 0, 1, false, false, error);
+    return commit(places, subject, 0, 1, 0, error);
+}
+
+bool lab_commit_bitmaps(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
+{
+    (void)which;
+    return commit(places, subject, 0, 1, WITH_BITMAPS, error);
 }
 
 bool lab_commit_keep(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
 {
     (void)which;
-    return commit(places, subject, 0, 2, true, false, error);
+    return commit(places, subject, 0, 2, KEEP_IMAGE, error);
 }
 
 bool lab_commit_all(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
 {
     (void)which;
-    return commit(places, subject, 0, 2, false, false, error);
+    return commit(places, subject, 0, 2, 0, error);
 }
 
 bool lab_commit_preserve(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
 {
     (void)which;
-    return commit(places, subject, 0, 2, false, true, error);
+    return commit(places, subject, 0, 2, PRESERVE_BETWEEN, error);
 }
 
 /* The higher one of two between gets another backing file, and only when that holds what is read from it. */
@@ -205,17 +215,17 @@ bool lab_commit_preserve_two(const LabPlaces *places, const LabSubject *subject,
                              GError **error)
 {
     (void)which;
-    return commit(places, subject, 0, 3, false, true, error);
+    return commit(places, subject, 0, 3, PRESERVE_BETWEEN, error);
 }
 
 bool lab_commit_middle(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
 {
     (void)which;
-    return commit(places, subject, 1, 2, false, false, error);
+    return commit(places, subject, 1, 2, 0, error);
 }
 
 bool lab_commit_middles(const LabPlaces *places, const LabSubject *subject, LabWhich which, GError **error)
 {
     (void)which;
-    return commit(places, subject, 1, 3, false, false, error);
+    return commit(places, subject, 1, 3, 0, error);
 }

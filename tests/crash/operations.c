@@ -291,6 +291,7 @@ const LabOperation lab_operations[] = {
       .sets_bitmaps = true },   /* none: what the image reads as is said to be the same */
     { "rebase-to-none", lab_rebase_to_none, .n_lower = 1, .writes_data = true, .again = LAB_SUCCEEDS },
     { "commit", lab_commit, .n_below = 1, .again = LAB_SUCCEEDS },
+    { "commit-bitmaps", lab_commit_bitmaps, .n_below = 1, .again = LAB_SUCCEEDS, .sets_bitmaps = true },
     { "commit-keep", lab_commit_keep, .n_below = 2, .again = LAB_SUCCEEDS },
     { "commit-all", lab_commit_all, .n_below = 2, .again = LAB_SUCCEEDS },
     { "commit-preserve", lab_commit_preserve, .n_below = 2, .again = LAB_SUCCEEDS },
