@@ -20,7 +20,7 @@ static const GOptionEntry entries[] = {
     { "keep", 'd', 0, G_OPTION_ARG_NONE, &keep_image, "Leave IMAGE as it is, instead of emptying it", NULL },
     { "rate-limit", 'r', 0, G_OPTION_ARG_FILENAME, &rate_text, "The same as --rate", "BYTES" },
     { "preserve", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &preserve,
-      "An image that shall go on reading the same, with its snapshots; may be given again", "FILE" },
+      "An image that shall go on reading the same, with its snapshots; more may follow", "FILE" },
     { "bitmaps", 0, 0, G_OPTION_ARG_NONE, &bitmaps,
       "Merge dirty bitmaps into those of the base, by name", NULL },
     { "delete", 0, 0, G_OPTION_ARG_NONE, &delete_merged,
@@ -32,10 +32,12 @@ static const GOptionEntry entries[] = {
 
 static const ToolCommand command = {
     .name = "qcow-commit",
-    .synopses = (const char *const[]) { "[OPTION...] [-b LAYER] [--top LAYER] IMAGE", NULL },
+    .synopses = (const char *const[]) {
+        "[OPTION...] [-b LAYER] [--top LAYER] [--preserve FILE...] IMAGE", NULL,
+    },
     .arguments = (const char *const[]) { "IMAGE", NULL },
     .min_arguments = 1,
-    .max_arguments = 1,
+    .max_arguments = 1024,
     .arguments_error = "Expecting one image file name",
     .description =
         "Merges downward: what overlays hold moves into an image below them. Without options that is IMAGE "
@@ -158,6 +160,7 @@ static void check_options(Tool *tool)
     if (keep_image && top) {
         tool_usage(tool, "-d keeps IMAGE as it is, and --top does not merge it");
     }
+    tool_gather_list(tool, &preserve);
 }
 
 int main(int argc, char **argv)

@@ -11,7 +11,7 @@ static gboolean run_it;
 
 static const GOptionEntry entries[] = {
     { "drop", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &drop,
-      "A layer whose point in time is not needed any more: its name or [INDEX]; may be given again",
+      "A layer whose point in time is not needed any more: its name or [INDEX]; more may follow",
       "LAYER" },
     { "run", 0, 0, G_OPTION_ARG_NONE, &run_it, "Do it, each group the cheapest way that is not refused",
       NULL },
@@ -23,7 +23,7 @@ static const ToolCommand command = {
     .synopses = (const char *const[]) { "[OPTION...] --drop=LAYER... TOP", NULL },
     .arguments = (const char *const[]) { "TOP", NULL },
     .min_arguments = 1,
-    .max_arguments = 1,
+    .max_arguments = 1024,
     .arguments_error = "Expecting one image file name",
     .description =
         "Tells what it costs to drop points in time from a backing chain: what pulling and committing "
@@ -409,6 +409,7 @@ int main(int argc, char **argv)
     if (run_it && tool.force_share) {
         tool_usage(&tool, "force-share=on can only be used with read-only images");
     }
+    tool_gather_list(&tool, &drop);
     g_autoptr(GArray) jobs = plan(&tool, &error);
     if (!jobs) {
         return tool_fail(&tool, tool.arguments[0], error);

@@ -235,6 +235,23 @@ void tool_start(Tool *tool, const ToolCommand *command, int argc, char **argv)
     read_shared_options(tool);
 }
 
+void tool_gather_list(Tool *tool, char ***list)
+{
+    unsigned n_old = *list ? g_strv_length(*list) : 0, n_more = tool->n_arguments - 1;
+
+    if (n_old == 0 && n_more > 0) {
+        tool_usage(tool, "%s", tool->command->arguments_error);
+    }
+    if (n_more > 0) {
+        *list = g_renew(char *, *list, n_old + n_more + 1);
+        memcpy(*list + n_old, tool->arguments, n_more * sizeof(char *));
+        (*list)[n_old + n_more] = NULL;
+        tool->arguments[0] = tool->arguments[n_more];
+        tool->arguments[1] = NULL;
+        tool->n_arguments = 1;
+    }
+}
+
 char *tool_join_options(char **values)
 {
     return values ? g_strjoinv(",", values) : NULL;

@@ -75,6 +75,15 @@ Qcow2OpenOptions tool_open_options(const Tool *tool, const char *format);
  */
 char *tool_snapshot_name(const char *text, GError **error);
 
+/**
+ * tool_gather_list:
+ * @list: the values of an option that may be given again, or NULL
+ *
+ * After "--option FILE FILE... IMAGE" all arguments but the last one belong to the option. Without the option
+ * more than one argument is wrong usage.
+ */
+void tool_gather_list(Tool *tool, char ***list);
+
 /** tool_join_options: the values of a repeated -o as one; NULL when there are none. */
 char *tool_join_options(char **values);
 

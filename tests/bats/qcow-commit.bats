@@ -570,7 +570,9 @@ dirty() {
     note top.qcow2 a.qcow2 b.qcow2 c.qcow2
     run -1 qcow-commit -b base.qcow2 top.qcow2
     assert_output_has "is backed by"
-    qcow-commit -q --preserve a.qcow2 --preserve c.qcow2 -b base.qcow2 top.qcow2
+    run -2 qcow-commit -b base.qcow2 a.qcow2 top.qcow2
+    assert_output_has "Expecting one image file name"
+    qcow-commit -q -b base.qcow2 --preserve a.qcow2 c.qcow2 top.qcow2
     assert_noted top.qcow2 a.qcow2 b.qcow2 c.qcow2
     assert_same_content base.qcow2 top.qcow2.raw
     run -1 qemu-img info mid.qcow2

@@ -104,6 +104,8 @@ counts() {
     make_days
     run -0 qcow-plan --drop='[1]' --drop='[3]' --output=json active.qcow2
     assert_json '[.groups[] | .first] == [1, 3]'
+    run -0 qcow-plan --output=json --drop='[1]' '[3]' active.qcow2
+    assert_json '[.groups[] | .first] == [1, 3]'
 }
 
 @test "plan --run: the cheapest way; everything that stays reads the same" {
