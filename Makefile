@@ -5,7 +5,8 @@
 #   make          build into build/
 #   make demo     install what is needed, build, show an export between two snapshots and prove it
 #   make check    install what is needed, build, run every test
-#   make asan     the unit tests and the commands' tests under address and undefined-behaviour sanitizers
+#   make asan     the unit tests and the commands' tests under address and undefined-behaviour sanitizers;
+#                 ASAN_SUITES="unit bats-asan" for fewer of them
 #   make fuzz     each fuzz target for FUZZ_SECONDS (60); make fuzz-check: a short run with a fixed seed
 #   make bench    beside qemu-img and nbdcopy; BENCH=full for the large data sets
 #   make install  to PREFIX (/usr/local); DESTDIR is honoured
@@ -13,6 +14,7 @@
 PREFIX ?= /usr/local
 BENCH ?= quick
 FUZZ_SECONDS ?= 60
+ASAN_SUITES ?= unit bats
 
 all:
 	scripts/build build --prefix=$(PREFIX)
@@ -30,7 +32,7 @@ check:
 asan:
 	scripts/install-packages build test
 	scripts/build build-asan -Dwerror=true -Db_sanitize=address,undefined
-	scripts/run-tests build-asan --suite unit --suite bats --timeout-multiplier 4
+	scripts/run-tests build-asan $(addprefix --suite ,$(ASAN_SUITES)) --timeout-multiplier 4
 
 fuzz: build-fuzz
 	scripts/fuzz build-fuzz $(FUZZ_SECONDS)
