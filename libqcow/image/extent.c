@@ -24,8 +24,8 @@ static bool continues(const Qcow2Extent *last, const Qcow2Extent *next)
         return false;
     }
     if (next->kind == QCOW2_EXTENT_COMPRESSED) {
-        /* A later part of the same cluster; two clusters never share a stream's first byte. */
-        return last->host_offset == next->host_offset;
+        /* The same stream may be a later part of the cluster, or another cluster with the same contents. */
+        return false;
     }
     return !(next->kind == QCOW2_EXTENT_DATA || next->allocated)
         || last->host_offset + last->len_bytes == next->host_offset;

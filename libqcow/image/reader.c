@@ -92,6 +92,21 @@ static bool load_cluster(Qcow2Reader *reader, Qcow2Image *image, const Qcow2Exte
     return true;
 }
 
+/* Of the cluster that is loaded. */
+static bool copy_part(const Qcow2Reader *reader, const Qcow2Image *image, uint64_t guest_offset, void *buffer,
+                      size_t len_bytes, GError **error)
+{
+    uint64_t cluster_size = image->header.layout.cluster_size, skip = guest_offset & (cluster_size - 1);
+
+    if (len_bytes > cluster_size - skip) {
+        return qcow2_fail(error, QCOW2_ERROR_FAILED,
+                          "%zu bytes at guest offset 0x%" PRIx64 " go past their compressed cluster",
+                          len_bytes, guest_offset);
+    }
+    memcpy(buffer, reader->cluster + skip, len_bytes);
+    return true;
+}
+
 bool qcow2_reader_read(Qcow2Reader *reader, Qcow2Image *image, const Qcow2Extent *extent,
                        uint64_t guest_offset, void *buffer, size_t len_bytes, GError **error)
 {
@@ -108,8 +123,7 @@ bool qcow2_reader_read(Qcow2Reader *reader, Qcow2Image *image, const Qcow2Extent
         if (!qcow2_image_check_readable(image, error) || !load_cluster(reader, image, extent, error)) {
             return false;
         }
-        memcpy(buffer, reader->cluster + (guest_offset & (image->header.layout.cluster_size - 1)), len_bytes);
-        return true;
+        return copy_part(reader, image, guest_offset, buffer, len_bytes, error);
     }
     return qcow2_fail(error, QCOW2_ERROR_FAILED, "extent of unknown kind %u", extent->kind);
 }

@@ -423,3 +423,18 @@ assert_only() {
     run -0 qcow-copy -U -l monday disk.qcow2 new.raw
     assert_guest new.raw 1M 300K C
 }
+
+@test "copy: neighbours that share one compressed stream are two clusters" {
+    make_image a.qcow2 1M
+    guest_write_compressed a.qcow2 0 64k A
+    l1=$(peek_be a.qcow2 40 8)
+    l2=$(($(peek_be a.qcow2 "$l1" 8) & 0xfffffffffffe00))
+    poke a.qcow2 $((l2 + 8)) "$(peek a.qcow2 "$l2" 8)"
+    qemu-img check -q -r all a.qcow2 || [[ $? == 3 ]]
+    assert_guest a.qcow2 0 128k A
+    qcow-copy -O raw a.qcow2 a.raw
+    assert_same_content a.qcow2 a.raw
+    qcow-copy -O qcow2 -c a.qcow2 b.qcow2
+    assert_same_content b.qcow2 a.raw
+    assert_clean b.qcow2
+}
