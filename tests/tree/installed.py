@@ -65,6 +65,8 @@ def command_problems(it, name, version):
     text = page.read_text(encoding="utf-8")
     if ".TH " not in text or ".SH NAME" not in text:
         problems.append("the man page has no title or no name")
+    if text != it.run_installed(program, "--generate=man").stdout:
+        problems.append("the man page is not what the option table says: run scripts/update-man BUILD-FOLDER")
     syntax = it.run("bash", "-n", completion)
     if syntax.returncode != 0:
         problems.append(f"completion: {syntax.stderr}")
