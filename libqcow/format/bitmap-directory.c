@@ -173,15 +173,23 @@ GByteArray *qcow2_bitmap_directory_encode(const GArray *entries, GError **error)
     return g_steal_pointer(&bytes);
 }
 
-void qcow2_bitmap_directory_set_tables(uint8_t *bytes, const uint64_t *table_offsets, size_t n_bitmaps)
+bool qcow2_bitmap_directory_set_tables(uint8_t *bytes, size_t len_bytes, const uint64_t *table_offsets,
+                                       size_t n_bitmaps, GError **error)
 {
-    for (size_t i = 0; i < n_bitmaps; i++) {
-        uint64_t len_name = qcow2_load_be16(bytes + ENTRY_NAME_LEN);
-        uint64_t len_extra = qcow2_load_be32(bytes + ENTRY_EXTRA_LEN);
+    uint64_t at = 0;
 
-        qcow2_store_be64(bytes + ENTRY_TABLE_OFFSET, table_offsets[i]);
-        bytes += qcow2_align_up(ENTRY_FIXED + len_extra + len_name, 8);
+    for (size_t i = 0; i < n_bitmaps; i++) {
+        if (at + ENTRY_FIXED > len_bytes) {
+            return qcow2_corrupt(error, "bitmap directory: entry %zu passes its end at 0x%zx", i, len_bytes);
+        }
+        uint8_t *entry = bytes + at;
+        uint64_t len_name = qcow2_load_be16(entry + ENTRY_NAME_LEN);
+        uint64_t len_extra = qcow2_load_be32(entry + ENTRY_EXTRA_LEN);
+
+        qcow2_store_be64(entry + ENTRY_TABLE_OFFSET, table_offsets[i]);
+        at += qcow2_align_up(ENTRY_FIXED + len_extra + len_name, 8);
     }
+    return true;
 }
 
 void qcow2_bitmaps_ext_encode(uint32_t n_bitmaps, uint64_t directory_offset, uint64_t directory_size,

@@ -39,8 +39,12 @@ GArray *qcow2_bitmap_directory_new(void);
  */
 GByteArray *qcow2_bitmap_directory_encode(const GArray *entries, GError **error);
 
-/** qcow2_bitmap_directory_set_tables: other table offsets in a directory that is right; all else stays. */
-void qcow2_bitmap_directory_set_tables(uint8_t *bytes, const uint64_t *table_offsets, size_t n_bitmaps);
+/**
+ * qcow2_bitmap_directory_set_tables: other table offsets in a directory; all else stays.
+ * Errors: QCOW2_ERROR_CORRUPT when it holds less than @n_bitmaps entries.
+ */
+bool qcow2_bitmap_directory_set_tables(uint8_t *bytes, size_t len_bytes, const uint64_t *table_offsets,
+                                       size_t n_bitmaps, GError **error);
 
 /** qcow2_bitmaps_ext_encode: the header extension that names a directory. */
 void qcow2_bitmaps_ext_encode(uint32_t n_bitmaps, uint64_t directory_offset, uint64_t directory_size,

@@ -166,10 +166,10 @@ static bool move_directory(Qcow2Batch *batch, Qcow2Image *image, const GArray *e
     if (!bytes) {
         return qcow2_fail_memory(error, len, "the bitmap directory");
     }
-    if (!qcow2_io_read(image->file, header->bitmap_directory_offset, bytes, len, error)) {
+    if (!qcow2_io_read(image->file, header->bitmap_directory_offset, bytes, len, error)
+        || !qcow2_bitmap_directory_set_tables(bytes, len, offsets, entries->len, error)) {
         return false;
     }
-    qcow2_bitmap_directory_set_tables(bytes, offsets, entries->len);
     qcow2_bitmaps_ext_encode(entries->len, place, len, ext);
     qcow2_batch_set_ext(batch, QCOW2_EXT_BITMAPS, ext, sizeof(ext));
     return qcow2_batch_write(batch, place, bytes, len, error)

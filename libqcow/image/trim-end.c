@@ -29,7 +29,8 @@ typedef struct Trim {
     Qcow2Batch *batch;
     GArray *views;            /* Tables; the active layer's, then those of the snapshots that may move */
     GArray *bitmaps;          /* Qcow2BitmapPlace */
-    GArray *movable;          /* Movable, in host order */
+    GArray *movable;          /* Movable, in host order when all are found */
+    guint n_joined;           /* of these, when they were joined last */
     GHashTable *moved;        /* host offset of an L2 table -> that of the new one */
     uint64_t end;             /* host clusters: where the last one in use ends */
     uint64_t limit;           /* what ends behind this moves */
@@ -54,6 +55,31 @@ static void add_run(Trim *trim, uint64_t host_offset, uint64_t len_bytes)
         Movable movable = { (host_offset >> trim->layout->cluster_bits) + i, 1 };
         g_array_append_val(trim->movable, movable);
     }
+}
+
+static int compare_movable(const void *a, const void *b)
+{
+    const Movable *x = a, *y = b;
+    return x->cluster < y->cluster ? -1 : x->cluster > y->cluster;
+}
+
+/* Several L1 tables can have the same L2 table. */
+static void join_users(Trim *trim)
+{
+    GArray *movable = trim->movable;
+    guint n = 0;
+
+    g_array_sort(movable, compare_movable);
+    for (guint i = 0; i < movable->len; i++) {
+        Movable *next = &g_array_index(movable, Movable, i);
+        if (n > 0 && g_array_index(movable, Movable, n - 1).cluster == next->cluster) {
+            g_array_index(movable, Movable, n - 1).n_users += next->n_users;
+        } else {
+            g_array_index(movable, Movable, n++) = *next;
+        }
+    }
+    g_array_set_size(movable, n);
+    trim->n_joined = n;
 }
 
 static uint64_t *read_l1(const Trim *trim, const Qcow2View *view, GError **error)
@@ -89,6 +115,10 @@ static bool add_view(Trim *trim, const Qcow2View *view, GError **error)
     }
     add_run(trim, view->l1_offset, view->l1_entries * 8);
     g_array_append_val(trim->views, tables);
+    /* Thousands of snapshots that share their tables take no more memory than a few. */
+    if (trim->movable->len / 2 > trim->n_joined) {
+        join_users(trim);
+    }
     return l1 != NULL;
 }
 
@@ -152,29 +182,6 @@ static void add_refcounts(Trim *trim)
     }
 }
 
-static int compare_movable(const void *a, const void *b)
-{
-    const Movable *x = a, *y = b;
-    return x->cluster < y->cluster ? -1 : x->cluster > y->cluster;
-}
-
-/* Several L1 tables can have the same L2 table. */
-static void join_users(GArray *movable)
-{
-    guint n = 0;
-
-    g_array_sort(movable, compare_movable);
-    for (guint i = 0; i < movable->len; i++) {
-        Movable *next = &g_array_index(movable, Movable, i);
-        if (n > 0 && g_array_index(movable, Movable, n - 1).cluster == next->cluster) {
-            g_array_index(movable, Movable, n - 1).n_users++;
-        } else {
-            g_array_index(movable, Movable, n++) = *next;
-        }
-    }
-    g_array_set_size(movable, n);
-}
-
 static bool find_movable(Trim *trim, bool with_snapshots, GError **error)
 {
     Qcow2View view = qcow2_image_active_view(trim->image);
@@ -184,7 +191,7 @@ static bool find_movable(Trim *trim, bool with_snapshots, GError **error)
         return false;
     }
     add_refcounts(trim);
-    join_users(trim->movable);
+    join_users(trim);
     return true;
 }
 
