@@ -220,8 +220,7 @@ bool qcow2_in_place_add_data(Qcow2InPlaceJob *job, const Qcow2ClusterRun *run, c
         if (extent->guest_offset >= run->guest_end) {
             break;
         }
-        Qcow2Extent slice = qcow2_extent_slice(extent, MAX(extent->guest_offset, run->guest_start),
-                                               MIN(qcow2_extent_end(extent), run->guest_end));
+        Qcow2Extent slice = qcow2_slice_of_run(run, extent);
         g_array_append_val(job->extents, slice);
     }
     g_array_append_val(job->runs, waiting);
