@@ -70,9 +70,7 @@ assert_growth() {
 }
 
 @test "dry-run: exit 1 when the space is not there" {
-    require_root
-    mkdir small
-    mount -t tmpfs -o size=3M none small
+    small_disk 3M
     make_snapshots
     qcow-export-delta -q s.qcow2 @empty one d.qcow2
     qemu-img create -q -f qcow2 small/h.qcow2 1M
@@ -82,7 +80,6 @@ assert_growth() {
     run -1 --separate-stderr qcow-import-delta --dry-run --output=json d.qcow2 small/h.qcow2
     assert_json '.fits == false'
     assert_image_unchanged small/h.qcow2
-    umount small
 }
 
 @test "dry-run: an image that a VM has open can be looked at as little as changed" {

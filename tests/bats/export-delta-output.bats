@@ -5,18 +5,6 @@
 
 load helpers
 
-setup() {
-    qcow_setup
-    mounts=()
-}
-
-teardown() {
-    qcow_teardown
-    for folder in "${mounts[@]}"; do
-        umount "$folder"
-    done
-}
-
 # A disk of 16 MiB whose snapshots differ by 8 MiB.
 make_disk() {
     make_image disk.qcow2 16M
@@ -25,14 +13,6 @@ make_disk() {
     guest_write disk.qcow2 4M 8M B
     snapshot disk.qcow2 tuesday
     remember_image disk.qcow2
-}
-
-# small_folder NAME SIZE: a folder in which there is room for so much
-small_folder() {
-    require_root
-    mkdir "$1"
-    mount -t tmpfs -o "size=$2" none "$1" || skip "cannot mount"
-    mounts+=("$PWD/$1")
 }
 
 # assert_nothing_left [FOLDER]: no delta and no temporary file
@@ -228,13 +208,7 @@ start_slow_export() {
 }
 
 @test "output: on a file system that can, extents are shared with the source" {
-    require_root
-    require mkfs.xfs
-    truncate --size=400M xfs.img
-    mkfs.xfs -q -m reflink=1 xfs.img
-    mkdir xfs
-    mount -o loop xfs.img xfs || skip "cannot mount"
-    mounts+=("$PWD/xfs")
+    reflink_disk 400M xfs
     make_disk
     cp disk.qcow2 xfs
     cd xfs
@@ -257,7 +231,7 @@ start_slow_export() {
 
 @test "output: a full disk is an error that names the file, and nothing is left on it" {
     make_disk
-    small_folder full 4M
+    small_disk 4M full
     for options in "" "-c" "--compare-data" "-o cluster_size=512" "-t none"; do
         [[ $options != -c ]] || { guest_write_random disk.qcow2 4M 8M 1; }
         to=tuesday
@@ -271,7 +245,7 @@ start_slow_export() {
 
 @test "output: a full disk leaves the old file with --overwrite" {
     make_disk
-    small_folder full 4M
+    small_disk 4M full
     echo precious >full/delta.qcow2
     run -1 qcow-export-delta --overwrite disk.qcow2 monday tuesday full/delta.qcow2
     [[ $(<full/delta.qcow2) == precious && $(ls -A full) == delta.qcow2 ]]
@@ -458,14 +432,12 @@ start_slow_export() {
 }
 
 @test "raw: a block device is patched, one that is too small fails before the first write" {
-    require_root
     make_disk
     state_raw disk.qcow2 monday patched.raw
-    device=$(losetup --find --show patched.raw) || skip "no loop device"
-    qcow-export-delta -q -O raw disk.qcow2 monday tuesday "$device" || { losetup -d "$device"; fail "export"; }
+    loop_device patched.raw
+    qcow-export-delta -q -O raw disk.qcow2 monday tuesday "$device"
     qemu-img resize -q disk.qcow2 20M
     run -1 qcow-export-delta -O raw disk.qcow2 tuesday @active "$device"
-    losetup -d "$device"
     assert_output_has "$device"
     snapshot_raw disk.qcow2 tuesday to.raw
     cmp patched.raw to.raw
@@ -487,7 +459,7 @@ start_slow_export() {
 
 @test "raw: a full disk is an error that names the file" {
     make_disk
-    small_folder full 2M
+    small_disk 2M full
     truncate --size=16M full/patched.raw
     run -1 qcow-export-delta -O raw disk.qcow2 @empty tuesday full/patched.raw
     assert_output_has full/patched.raw "No space left"
@@ -533,7 +505,7 @@ assert_digest() {
 @test "pipe: no room for the spool is an error that names it" {
     make_disk
     guest_write_random disk.qcow2 4M 8M 1
-    small_folder full 2M
+    small_disk 2M full
     TMPDIR=$PWD/full run -1 --separate-stderr qcow-export-delta -c disk.qcow2 monday @active -
     [[ $stderr == *"$PWD/full/"*"No space left"* ]] || fail "$stderr"
     [[ ! $(ls -A full) ]]

@@ -6,19 +6,6 @@
 
 load helpers
 
-setup() {
-    qcow_setup
-    mounts=()
-}
-
-teardown() {
-    local folder
-    qcow_teardown
-    for folder in "${mounts[@]}"; do
-        umount "$folder"
-    done
-}
-
 # An image on a file system of @1 KiB beyond what it needs.
 make_full() {
     make_image s.qcow2 64M -o cluster_size=4k
@@ -26,45 +13,29 @@ make_full() {
     snapshot s.qcow2 one
     guest_write s.qcow2 1M 2M B
     head -c 8M /dev/zero >ram
-    mkdir small
-    mount -t tmpfs -o size=$(($(du -k s.qcow2 | cut -f1) + $1))K none small
+    small_disk $(($(du -k s.qcow2 | cut -f1) + $1))K
     cp --sparse=always s.qcow2 small/s.qcow2
-}
-
-unmake_full() {
-    umount small
-    rm -r small s.qcow2 ram
 }
 
 # assert_full KIB COMMAND…: it fails for want of space, and leaves the image as it was
 assert_full() {
     make_full "$1"
     run -1 "${@:2}"
-    problem=none
-    [[ $output == *"No space left on device"* ]] || problem=$output
-    qemu-img check -q small/s.qcow2 || problem="check: $?"
-    qemu-img compare -q s.qcow2 small/s.qcow2 || problem="contents differ"
-    [[ $(qcow-snapshot -l small/s.qcow2) == "$(qcow-snapshot -l s.qcow2)" ]] || problem="snapshots differ"
-    unmake_full
-    [[ $problem == none ]] || fail "$problem"
+    assert_output_has "No space left on device" || return
+    assert_clean small/s.qcow2 || return
+    assert_same_content s.qcow2 small/s.qcow2 || return
+    [[ $(qcow-snapshot -l small/s.qcow2) == "$(qcow-snapshot -l s.qcow2)" ]] || fail "snapshots differ" || return
+    umount small
+    rm s.qcow2
 }
 
 @test "full disk: each change leaves the image as it was" {
-    require_root
     assert_full 4 qcow-snapshot -c two small/s.qcow2
     assert_full 4 qcow-snapshot -d one small/s.qcow2
     assert_full 0 qcow-snapshot -a one small/s.qcow2
     assert_full 100 qcow-vmstate -q -i one ram small/s.qcow2
     assert_full 100 qcow-resize -q --preallocation=full small/s.qcow2 80M
     assert_full 0 qcow-amend -q -o refcount_bits=64 small/s.qcow2
-}
-
-# small_disk SIZE: small, a file system of this size
-small_disk() {
-    require_root
-    mkdir small
-    mount -t tmpfs -o size="$1" none small || skip "cannot mount"
-    mounts+=("$PWD/small")
 }
 
 # assert_too_small FILE COMMAND…: it is refused for want of space on the disk of FILE, and nothing is changed
@@ -81,7 +52,6 @@ assert_too_small() {
 }
 
 @test "trim --shrink: as it was on a full disk; with room for a few tables it gives the rest back" {
-    require_root
     local i commands=() size
     # What goes is in one table; what moves down, into all that is free, is in many that stand before it, and for
     # these there is no room.
@@ -95,10 +65,8 @@ assert_too_small() {
     done
     qemu_io s.qcow2 "${commands[@]}"
     size=$(stat -c %s s.qcow2)
-    mkdir small
     for i in 0 96; do
-        mount -t tmpfs -o size=$((size / 1024 + 4 + i))K none small
-        mounts=("$PWD/small")
+        small_disk $((size / 1024 + 4 + i))K
         cp --sparse=never s.qcow2 small/s.qcow2
         run qcow-trim -q --shrink small/s.qcow2
         [[ $status == $((i == 0)) ]] || fail "status $status with $i KiB: $output"
@@ -107,7 +75,6 @@ assert_too_small() {
         qemu-img compare -q s.qcow2 small/s.qcow2
         ((i == 0 || $(stat -c %b small/s.qcow2) * 512 < size - 900000)) || fail "$(stat -c %b small/s.qcow2) blocks"
         umount small
-        mounts=()
     done
 }
 
@@ -204,13 +171,7 @@ assert_too_small() {
 }
 
 @test "commit, pull: extents that are shared need no space" {
-    require_root
-    require mkfs.xfs
-    truncate --size=320M xfs.img
-    mkfs.xfs -q -m reflink=1 xfs.img
-    mkdir small
-    mount -o loop xfs.img small || skip "cannot mount"
-    mounts+=("$PWD/small")
+    reflink_disk 320M
     make_image small/base.qcow2 64M
     make_image small/top.qcow2 64M -b base.qcow2 -F qcow2
     guest_write small/top.qcow2 0 32M B

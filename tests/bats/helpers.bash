@@ -35,10 +35,17 @@ qcow_setup() {
 }
 
 qcow_teardown() {
-    local pid
+    local pid folder device
     while read -r pid; do
         end_process "$pid"
     done < <(tac "$BATS_TEST_TMPDIR/.daemons" 2>/dev/null)
+    while read -r folder; do
+        ! mountpoint -q "$folder" || umount "$folder"
+    done < <(tac "$BATS_TEST_TMPDIR/.mounts" 2>/dev/null)
+    while read -r device; do
+        losetup --detach "$device"
+    done < <(tac "$BATS_TEST_TMPDIR/.devices" 2>/dev/null)
+    rm -f "$BATS_TEST_TMPDIR/.devices"
 }
 
 # ---- what must be there; a test that cannot run is skipped -------------------------------------------
@@ -103,6 +110,36 @@ each_qemu() {
 # qemu_major: print the major version of the QEMU under test: 7, 10
 qemu_major() {
     qemu-img --version | sed -n 's/^qemu-img version \([0-9]*\).*/\1/p'
+}
+
+# ---- file systems and devices of a test's own; they go with it -----------------------------------------
+
+# small_disk SIZE [FOLDER]: a new folder (small) with a file system of this size
+small_disk() {
+    mount_at "${2:-small}" -t tmpfs -o size="$1" none
+}
+
+# reflink_disk SIZE [FOLDER]: a new folder (small) with a file system of this size that can share extents
+reflink_disk() {
+    require mkfs.xfs
+    truncate --size="$1" "${2:-small}.img"
+    mkfs.xfs -q -m reflink=1 "${2:-small}.img"
+    mount_at "${2:-small}" -o loop "${2:-small}.img"
+}
+
+# mount_at FOLDER ARGUMENT…: mount with these arguments at the folder, until the test ends
+mount_at() {
+    require_root
+    mkdir -p "$1"
+    mount "${@:2}" "$1" || skip "cannot mount"
+    echo "$PWD/$1" >>"$BATS_TEST_TMPDIR/.mounts"
+}
+
+# loop_device FILE: a block device with the contents of a file, until the test ends; sets $device
+loop_device() {
+    require_root
+    device=$(losetup --find --show "$1") || skip "no loop device"
+    echo "$device" >>"$BATS_TEST_TMPDIR/.devices"
 }
 
 # ---- making images -----------------------------------------------------------------------------------

@@ -140,6 +140,21 @@ load helpers
     run -1 kill -0 "$daemon_pid"
 }
 
+@test "helpers: file systems and devices of a test are gone after teardown" {
+    truncate -s 1M disk.img
+    small_disk 1M
+    reflink_disk 320M shared
+    echo there | tee small/there >shared/there
+    cp --reflink=always shared/there shared/copy
+    loop_device disk.img
+    [[ -b $device ]]
+    qcow_teardown
+    run ! mountpoint -q small
+    run ! mountpoint -q shared
+    run -0 losetup --associated disk.img
+    assert_output ""
+}
+
 @test "helpers: each_qemu runs under both versions" {
     require_qemu10
     seen() { qemu_major >>versions; }

@@ -214,9 +214,7 @@ assert_same_history() {
 }
 
 @test "import-delta: a full disk leaves the image as it was" {
-    require_root
-    mkdir small
-    mount -t tmpfs -o size=3M none small
+    small_disk 3M
     make_source
     qemu-img create -q -f qcow2 small/h.qcow2 1M
     qcow-export-delta -q s.qcow2 @empty one d.qcow2
@@ -225,5 +223,4 @@ assert_same_history() {
     qemu-img check -q small/h.qcow2
     run -0 qcow-snapshot -l small/h.qcow2
     assert_output ""
-    umount small
 }

@@ -5,19 +5,6 @@
 
 load helpers
 
-setup() {
-    qcow_setup
-    devices=()
-}
-
-teardown() {
-    local device
-    qcow_teardown
-    for device in "${devices[@]}"; do
-        losetup --detach "$device"
-    done
-}
-
 # make_three: base.qcow2 <- mid.qcow2 <- top.qcow2, each with something of its own, over and beside the others
 make_three() {
     CHAIN_SIZE=8M make_chain base.qcow2 mid.qcow2 top.qcow2
@@ -523,11 +510,8 @@ dirty() {
 }
 
 @test "commit: into a block device; missing space on it, and siblings over it, are found before the first write" {
-    require_root
-    local device
     truncate -s 3M disk.img
-    device=$(losetup --find --show disk.img) || skip "no loop devices"
-    devices+=("$device")
+    loop_device disk.img
     qemu-img create -q -f qcow2 "$device" 4M
     make_image large.qcow2 4M -b "$device" -F qcow2
     guest_write large.qcow2 0 4M A

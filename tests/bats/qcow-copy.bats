@@ -5,19 +5,6 @@
 
 load helpers
 
-setup() {
-    qcow_setup
-    mounts=()
-}
-
-teardown() {
-    qcow_teardown
-    local folder
-    for folder in "${mounts[@]}"; do
-        umount "$folder"
-    done
-}
-
 # make_disk: base.qcow2 ← disk.qcow2 with data, zeros, compressed data and a snapshot, at odd places
 make_disk() {
     make_image base.qcow2 16M
@@ -48,14 +35,6 @@ copies_as_qemu() {
 # blocks FILE: print how many KiB a file has on the disk
 blocks() {
     du -k "$1" | cut -f 1
-}
-
-# small_disk SIZE: a file system of this size at small/
-small_disk() {
-    require_root
-    mkdir small
-    mount -t tmpfs -o size="$1" tmpfs small || skip "cannot mount"
-    mounts+=("$PWD/small")
 }
 
 # assert_only FILE…: no other file is in this folder, temporary ones included
@@ -305,13 +284,11 @@ assert_only() {
 }
 
 @test "copy: a block device is written in place, and zeros are written there" {
-    require_root
     make_disk
     head -c 20M /dev/zero | tr '\0' 'Z' >device.img
-    device=$(losetup -f --show device.img) || skip "no loop device"
+    loop_device device.img
     run -0 qcow-copy disk.qcow2 "$device"
     run -0 qcow-copy -O qcow2 -o cluster_size=128k disk.qcow2 "$device"
-    losetup -d "$device"
     assert_clean device.img
     assert_same_content disk.qcow2 device.img
 }

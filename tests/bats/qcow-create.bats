@@ -249,12 +249,9 @@ compare_raw() {
 }
 
 @test "create: a full disk leaves no image" {
-    require_root
-    mkdir small
-    mount -t tmpfs -o size=2M tmpfs small || skip "cannot mount"
+    small_disk 2M
     run -1 qcow-create -o preallocation=full small/t.qcow2 10M
     assert_output_has "No space left"
     run ls -A small
-    umount small
     assert_output ""
 }

@@ -202,19 +202,13 @@ PYTHON
 }
 
 @test "info: the extent size hint that qemu-img create sets on XFS" {
-    require_root
     require_qemu10
-    require mkfs.xfs
-    truncate -s 320M xfs.img
-    mkfs.xfs -q xfs.img
-    mkdir mnt
-    mount -o loop xfs.img mnt || skip "cannot mount"
+    reflink_disk 320M mnt
     with_qemu10 make_image mnt/a.qcow2 1M
     with_qemu10 qemu-img info mnt/a.qcow2 >theirs
     with_qemu10 qemu-img info --output=json mnt/a.qcow2 >theirs.json
     qcow-info mnt/a.qcow2 >ours
     qcow-info --output=json mnt/a.qcow2 | jq 'del(.qcow)' >ours.json
-    umount mnt
     diff -u theirs ours
     assert_same_json "$(cat ours.json)" "$(cat theirs.json)"
     [[ $(cat ours) == *"extent size hint: 1048576"* ]]

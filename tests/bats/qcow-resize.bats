@@ -267,16 +267,13 @@ resize_round() {
 }
 
 @test "resize: a full disk leaves the image as it was and says how to go on" {
-    require_root
-    mkdir small
-    mount -t tmpfs -o size=4M tmpfs small || skip "cannot mount"
+    small_disk 4M
     make_image small/t.qcow2 1M
     guest_write small/t.qcow2 0 1M A
     cp small/t.qcow2 before.qcow2
     run -1 qcow-resize --preallocation=full small/t.qcow2 50M
     assert_output_has "No space left" "as it was" "same command again"
     cp small/t.qcow2 after.qcow2
-    umount small
     cmp before.qcow2 after.qcow2
 }
 
