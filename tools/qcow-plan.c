@@ -33,8 +33,7 @@ static const ToolCommand command = {
         "not changed; committed into a file of the group, that file holds the layer above then, and the "
         "others are not valid by themselves.",
         "The bytes and clusters are those that qcow-pull and qcow-commit will count, found from metadata "
-        "alone; the second of two steps is counted over the chain as it is now, and may find a part of its "
-        "work done. The time is an estimate from them, at 2 GiB a second.",
+        "alone. The time is an estimate from them, at 2 GiB a second.",
         "A merge that would change what other images or internal snapshots read is refused when it is "
         "run. --run then takes the next way, and fails with the reason when none is left.",
         NULL,
@@ -267,13 +266,13 @@ static void add_jobs(Qcow2Chain *chain, const Qcow2Plan *plan, unsigned group, u
     }
 }
 
-/* The lowest group first: what is above it is then found as it was planned. */
+/* The uppermost group first: a merge may give another file to what is above it, and none to what is below. */
 static GArray *jobs_of(Qcow2Chain *chain, const Qcow2Plan *plan)
 {
     GArray *jobs = g_array_new(FALSE, FALSE, sizeof(Job));
 
     g_array_set_clear_func(jobs, clear_job);
-    for (unsigned group = plan->n_groups; group-- > 0;) {
+    for (unsigned group = 0; group < plan->n_groups; group++) {
         for (unsigned way = 0; way < plan->groups[group].n_ways; way++) {
             add_jobs(chain, plan, group, way, jobs);
         }

@@ -23,6 +23,7 @@ typedef struct Qcow2Keep {
     unsigned bitmaps_end;         /* bitmaps of layers [1, this) of @chain are merged into the image */
     bool compare_data;            /* look at bytes where metadata cannot tell */
     bool compress, no_reflink;
+    bool on_trial;                /* the image is, to see what comes next: room for it is not looked for */
 } Qcow2Keep;
 
 /**

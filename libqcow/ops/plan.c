@@ -10,9 +10,7 @@
  */
 #include <string.h>
 
-#include "move/in-place.h"
-#include "ops/keep.h"
-#include "ops/merge.h"
+#include "ops/plan-steps.h"
 #include "util/error.h"
 
 /* For the estimate: copied and flushed bytes a second, and what a step costs whatever it moves. */
@@ -54,185 +52,6 @@ void qcow2_plan_free(Qcow2Plan *plan)
     g_free(plan);
 }
 
-/* ---- One step ---------------------------------------------------------------------------------- */
-
-static void add_stats(Qcow2PlanStep *step, const Qcow2Layout *layout, const Qcow2InPlaceStats *stats)
-{
-    uint64_t n_new = stats->data_clusters + stats->zero_clusters + stats->compressed_clusters;
-    uint64_t moved = (stats->data_clusters + stats->compressed_clusters) * layout->cluster_size
-                   + stats->bytes_overwritten;
-
-    step->bytes += stats->bytes;
-    step->clusters += n_new;
-    step->bytes_read += moved;
-    step->bytes_written += moved;
-    if (n_new > 0) {
-        /* Tables full of the new entries, their counts, an L1 table and the tables that lead to them. */
-        uint64_t n_tables = qcow2_div_round_up(n_new, BIT(layout->l2_bits));
-        uint64_t n_blocks = qcow2_div_round_up(n_new, BIT(layout->refblock_bits));
-        step->metadata_written += (n_tables + n_blocks + 2) * layout->cluster_size;
-    }
-}
-
-/* What a step does to one image, state by state. */
-typedef struct Counting {
-    Qcow2Image *image;
-    Qcow2Chain *from, *to;
-    bool merge;                   /* the image is the base of a commit */
-    bool to_none;                 /* nothing will be below it */
-    bool merged;                  /* its active layer got the layers above in a step before, and their size */
-    Qcow2Placed *placed;          /* what its states share then; or NULL */
-    Qcow2PlanStep *step;
-} Counting;
-
-/* One state, by what the sink would do. */
-static bool count_choice(const Counting *self, Qcow2State *to, Qcow2Choice *choice, GError **error)
-{
-    Qcow2View view = to->kind == QCOW2_STATE_SNAPSHOT ? to->view : qcow2_image_active_view(self->image);
-    const Qcow2InPlaceOptions options = {
-        .before = self->merge ? self->from : NULL,
-        .view = &view,
-        .placed = self->placed,
-    };
-    Qcow2InPlaceStats stats;
-    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
-
-    view.size = self->merged ? MAX(view.size, to->size) : view.size;
-    if (batch && self->to_none) {
-        qcow2_batch_set_backing(batch, NULL, NULL);
-    }
-    if (!batch || !qcow2_in_place_plan(batch, self->image, to, choice, &options, &stats, error)) {
-        return false;
-    }
-    add_stats(self->step, &self->image->header.layout, &stats);
-    if (self->placed) {
-        qcow2_placed_next_state(self->placed);
-    }
-    return true;
-}
-
-static bool count_state(const Counting *self, const char *name, GError **error)
-{
-    g_autoptr(Qcow2State) from = qcow2_state_open(self->from, name, error);
-    g_autoptr(Qcow2State) to = from ? qcow2_state_open(self->to, name, error) : NULL;
-    const Qcow2ChoiceOptions options = {
-        .unit = self->merge ? QCOW2_SECTOR_SIZE : qcow2_in_place_unit(self->image),
-        .not_aligned = self->merge,
-    };
-    g_autoptr(Qcow2Choice) choice = to ? qcow2_choice_new(from, to, &options, error) : NULL;
-
-    return choice && count_choice(self, to, choice, error);
-}
-
-/* A raw image has no entries: the bytes that differ are written. */
-static bool count_raw(Qcow2Chain *from_chain, Qcow2Chain *to_chain, Qcow2PlanStep *step, GError **error)
-{
-    g_autoptr(Qcow2State) from = qcow2_state_open(from_chain, "@active", error);
-    g_autoptr(Qcow2State) to = from ? qcow2_state_open(to_chain, "@active", error) : NULL;
-    Qcow2ChoiceOptions options = { .unit = QCOW2_SECTOR_SIZE, .not_aligned = true };
-    g_autoptr(Qcow2Choice) choice = to ? qcow2_choice_new(from, to, &options, error) : NULL;
-    const GArray *extents = NULL;
-
-    do {
-        if (!choice || !qcow2_choice_next(choice, &extents, error)) {
-            return false;
-        }
-        for (guint i = 0; extents && i < extents->len; i++) {
-            const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
-            step->bytes += extent->len_bytes;
-            step->bytes_read += extent->kind == QCOW2_EXTENT_ZERO ? 0 : extent->len_bytes;
-            step->bytes_written += extent->len_bytes;
-        }
-    } while (extents);
-    return true;
-}
-
-/* Committing the layers from the one above the group on into layer @target. */
-static bool count_commit(const Group *group, unsigned target, Qcow2PlanStep *step, GError **error)
-{
-    Qcow2Image *image = qcow2_chain_image(group->chain, target);
-    g_autoptr(Qcow2Chain) from = qcow2_chain_tail(group->chain, target, error);
-    g_autoptr(Qcow2Chain) to = from ? qcow2_chain_tail(group->chain, group->above, error) : NULL;
-
-    const Counting counting = { .image = image, .from = from, .to = to, .merge = true, .step = step };
-
-    *step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_COMMIT, .layer = group->above, .other = target };
-    if (!to) {
-        return false;
-    }
-    if (image->kind == QCOW2_IMAGE_RAW) {
-        return count_raw(from, to, step, error);
-    }
-    return qcow2_merge_check_growth(image, qcow2_chain_image(to, 0)->size, error)
-        && count_state(&counting, "@active", error);
-}
-
-/* Layers [first, last] over what is below the group. */
-static Qcow2Chain *without_group(const Group *group, unsigned first, unsigned last, GError **error)
-{
-    bool has_base = group->last + 1 < qcow2_chain_n_layers(group->chain);
-    Qcow2Chain *below = has_base ? qcow2_chain_tail(group->chain, group->last + 1, error) : NULL;
-
-    if (has_base && !below) {
-        return NULL;
-    }
-    for (unsigned i = last + 1; i-- > first;) {
-        Qcow2Chain *stack = qcow2_chain_stack(group->chain, i, below, error);
-        qcow2_chain_free(below);
-        if (!stack) {
-            return NULL;
-        }
-        below = stack;
-    }
-    return below;
-}
-
-static bool count_snapshots(const Counting *self, GError **error)
-{
-    for (guint i = 0; i < self->image->snapshots->len; i++) {
-        const Qcow2SnapshotEntry *entry = &g_array_index(self->image->snapshots, Qcow2SnapshotEntry, i);
-        g_autofree char *name = g_strconcat("id:", entry->id, NULL);
-        if (!count_state(self, name, error)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* The snapshots come first, as in ops/keep.c: what the active layer shares with them is moved once. */
-static bool count_pulled(Counting *self, Qcow2Chain *active_from, Qcow2Chain *active_to, bool merged,
-                         GError **error)
-{
-    Counting active = *self;
-
-    if (!qcow2_image_load_snapshots(self->image, error)) {
-        return false;
-    }
-    g_autoptr(Qcow2Placed) placed = qcow2_keep_placed(self->image);
-    self->placed = active.placed = placed;
-    active.merged = merged;
-    active.from = active_from;
-    active.to = active_to;
-    return count_snapshots(self, error) && count_state(&active, "@active", error);
-}
-
-/* Pulling the rest of the group into @target; @merged: after the layers above were committed into it. */
-static bool count_pull(const Group *group, unsigned target, bool merged, Qcow2PlanStep *step, GError **error)
-{
-    unsigned first = merged ? group->above : target;
-    g_autoptr(Qcow2Chain) from = without_group(group, first, target, error);
-    g_autoptr(Qcow2Chain) to = from ? qcow2_chain_tail(group->chain, first, error) : NULL;
-    g_autoptr(Qcow2Chain) own = to ? without_group(group, target, target, error) : NULL;
-    g_autoptr(Qcow2Chain) now = own ? qcow2_chain_tail(group->chain, target, error) : NULL;
-    Counting counting = {
-        .image = qcow2_chain_image(group->chain, target), .from = own, .to = now, .step = step,
-        .to_none = group->last + 1 == qcow2_chain_n_layers(group->chain),
-    };
-
-    *step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_PULL, .layer = target, .other = group->last + 1 };
-    return now && count_pulled(&counting, from, to, merged, error);
-}
-
 /* ---- Ways -------------------------------------------------------------------------------------- */
 
 static void add_way(Group *group, unsigned target, const Qcow2PlanStep *steps, unsigned n_steps)
@@ -258,34 +77,59 @@ static void add_way(Group *group, unsigned target, const Qcow2PlanStep *steps, u
     g_array_append_val(group->ways, way);
 }
 
-static bool add_ways_to(Group *group, unsigned target, GError **error)
+static bool add_pull(Group *group, Qcow2PlanFile *file, GError **error)
+{
+    Qcow2PlanStep step;
+
+    if (!qcow2_plan_pull(file, &step, error)) {
+        return false;
+    }
+    add_way(group, file->target, &step, 1);
+    return true;
+}
+
+static bool add_commit(Group *group, Qcow2PlanFile *file, GError **error)
 {
     Qcow2PlanStep steps[2];
 
-    if (target == group->above) {
-        if (!count_pull(group, target, false, &steps[0], error)) {
-            return false;
-        }
-        add_way(group, target, steps, 1);
+    if (!qcow2_plan_commit(file, &steps[0], error)) {
+        return false;
+    }
+    if (file->target == group->last) {
+        add_way(group, file->target, steps, 1);
         return true;
     }
-    if (!count_commit(group, target, &steps[0], error)) {
+    if (!qcow2_plan_try_commit(file, error) || !qcow2_plan_pull(file, &steps[1], error)) {
         return false;
     }
-    if (target == group->last) {
-        add_way(group, target, steps, 1);
-        return true;
-    }
-    if (!count_pull(group, target, true, &steps[1], error)) {
-        return false;
-    }
-    add_way(group, target, steps, 2);
-    steps[1] = steps[0];
-    if (!count_pull(group, target, false, &steps[0], error)) {
-        return false;
-    }
-    add_way(group, target, steps, 2);
+    add_way(group, file->target, steps, 2);
     return true;
+}
+
+static bool add_pull_and_commit(Group *group, Qcow2PlanFile *file, GError **error)
+{
+    Qcow2PlanStep steps[2];
+
+    if (!qcow2_plan_pull(file, &steps[0], error) || !qcow2_plan_try_pull(file, error)
+        || !qcow2_plan_commit(file, &steps[1], error)) {
+        return false;
+    }
+    add_way(group, file->target, steps, 2);
+    return true;
+}
+
+static bool add_ways_to(Group *group, unsigned target, GError **error)
+{
+    g_auto(Qcow2PlanFile) file = {
+        .chain = group->chain, .above = group->above, .target = target, .last = group->last,
+    };
+    g_auto(Qcow2PlanFile) again = file;
+
+    if (target == group->above) {
+        return add_pull(group, &file, error);
+    }
+    return add_commit(group, &file, error)
+        && (target == group->last || add_pull_and_commit(group, &again, error));
 }
 
 /* @impossible: why the first one cannot be done that is left out. */

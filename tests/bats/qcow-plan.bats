@@ -61,6 +61,24 @@ counts() {
         fail "planned $(counts planned.json), done $(counts done.json)"
 }
 
+@test "plan: of two steps both are counted as they are then" {
+    local way step
+    make_days
+    qemu-img snapshot -d noon tuesday.qcow2
+    run -0 qcow-plan --drop=tuesday.qcow2 --drop=monday.qcow2 --output=json active.qcow2
+    jq -c '.groups[0].ways[] | select(.steps | length == 2)' <<<"$output" >ways
+    [[ $(wc -l <ways) == 2 ]]
+    while read -r way; do
+        rm -f ./*.qcow2
+        make_days
+        qemu-img snapshot -d noon tuesday.qcow2
+        while read -r step; do
+            $(jq -r .command <<<"$step") --output=json >done.json </dev/null
+            [[ $(counts done.json) == "$(counts - <<<"$step")" ]] || fail "$step: done $(counts done.json)"
+        done < <(jq -c '.steps[]' <<<"$way")
+    done <ways
+}
+
 @test "plan: a way that cannot be gone is left out" {
     make_image base.qcow2 4M
     make_image low.qcow2 2M -b base.qcow2 -F qcow2 -o compat=0.10
@@ -106,6 +124,23 @@ counts() {
     assert_json '[.groups[] | .first] == [1, 3]'
     run -0 qcow-plan --output=json --drop='[1]' '[3]' active.qcow2
     assert_json '[.groups[] | .first] == [1, 3]'
+}
+
+@test "plan --run: points that are no neighbours, where the lower one is merged into its file" {
+    CHAIN_SIZE=8M make_chain base.qcow2 first.qcow2 second.qcow2 third.qcow2 top.qcow2
+    guest_write base.qcow2 0 8M A
+    guest_write first.qcow2 0 6M B
+    guest_write second.qcow2 1M 64K C
+    guest_write third.qcow2 0 3M D
+    guest_write top.qcow2 4M 4M E
+    active_raw top.qcow2 top.raw
+    run -0 qcow-plan --output=json --drop first.qcow2 --drop third.qcow2 top.qcow2
+    assert_json '[.groups[].ways[0].steps[].operation] == ["pull", "commit"]'
+    qcow-plan -q --run --drop first.qcow2 --drop third.qcow2 top.qcow2
+    assert_clean top.qcow2
+    assert_same_content top.qcow2 top.raw
+    [[ $(qcow-info --backing-chain --output=json top.qcow2 | jq -c '[.[].filename]') == \
+        '["top.qcow2","first.qcow2","base.qcow2"]' ]]
 }
 
 @test "plan --run: the cheapest way; everything that stays reads the same" {

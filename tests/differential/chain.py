@@ -9,7 +9,7 @@ import images
 from shell import Failure
 
 # What cannot be done, and is said so before anything is written.
-REFUSALS = ["data file", "dirty bit", "refcount", "marked corrupt", "already", "compat=0.10", "version 2", "raw image"]
+REFUSALS = ["data file", "dirty bit", "refcount", "marked corrupt", "backing file already", "compat=0.10", "version 2", "raw image"]
 
 
 def require(condition, what):

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "ops/plan-steps.h"
+
+#include <string.h>
+
+#include "io/trial.h"
+#include "move/in-place.h"
+#include "ops/keep.h"
+#include "ops/merge.h"
+
+void qcow2_plan_file_clear(Qcow2PlanFile *file)
+{
+    g_clear_pointer(&file->trial, qcow2_chain_free);
+}
+
+static Qcow2Image *image_of(const Qcow2PlanFile *file)
+{
+    return file->trial ? qcow2_chain_image(file->trial, 0) : qcow2_chain_image(file->chain, file->target);
+}
+
+/* ---- What is read through the file ------------------------------------------------------------- */
+
+/* The file over what is below @first; over nothing when that is past the last layer. */
+static Qcow2Chain *file_over(const Qcow2PlanFile *file, unsigned first, GError **error)
+{
+    bool has_below = first < qcow2_chain_n_layers(file->chain);
+    g_autoptr(Qcow2Chain) below = has_below ? qcow2_chain_tail(file->chain, first, error) : NULL;
+
+    if (has_below && !below) {
+        return NULL;
+    }
+    return file->trial ? qcow2_chain_stack(file->trial, 0, below, error)
+                       : qcow2_chain_stack(file->chain, file->target, below, error);
+}
+
+static Qcow2Chain *file_over_rest(const Qcow2PlanFile *file, GError **error)
+{
+    return file_over(file, file->last + 1, error);
+}
+
+static Qcow2Chain *file_as_it_is(const Qcow2PlanFile *file, GError **error)
+{
+    return file_over(file, file->pulled ? file->last + 1 : file->target + 1, error);
+}
+
+/* From the layer above the group on. */
+static Qcow2Chain *above_file(const Qcow2PlanFile *file, GError **error)
+{
+    Qcow2Chain *chain = file_as_it_is(file, error);
+
+    for (unsigned i = file->target; chain && i-- > file->above;) {
+        g_autoptr(Qcow2Chain) below = chain;
+        chain = qcow2_chain_stack(file->chain, i, below, error);
+    }
+    return chain;
+}
+
+/* ---- Counting ---------------------------------------------------------------------------------- */
+
+static void add_stats(Qcow2PlanStep *step, const Qcow2Layout *layout, const Qcow2InPlaceStats *stats)
+{
+    uint64_t n_new = stats->data_clusters + stats->zero_clusters + stats->compressed_clusters;
+    uint64_t moved = (stats->data_clusters + stats->compressed_clusters) * layout->cluster_size
+                   + stats->bytes_overwritten;
+
+    step->bytes += stats->bytes;
+    step->clusters += n_new;
+    step->bytes_read += moved;
+    step->bytes_written += moved;
+    if (n_new > 0) {
+        /* Tables full of the new entries, their counts, an L1 table and the tables that lead to them. */
+        uint64_t n_tables = qcow2_div_round_up(n_new, BIT(layout->l2_bits));
+        uint64_t n_blocks = qcow2_div_round_up(n_new, BIT(layout->refblock_bits));
+        step->metadata_written += (n_tables + n_blocks + 2) * layout->cluster_size;
+    }
+}
+
+/* What a step does to the file, state by state. */
+typedef struct Counting {
+    Qcow2Image *image;
+    Qcow2Chain *from, *to;
+    bool merge;                   /* the file is the base of a commit */
+    bool to_none;                 /* nothing will be below it */
+    Qcow2Placed *placed;          /* what its states share then; or NULL */
+    Qcow2PlanStep *step;
+} Counting;
+
+/* One state, by what the sink would do. */
+static bool count_choice(const Counting *self, Qcow2State *to, Qcow2Choice *choice, GError **error)
+{
+    Qcow2View view = to->kind == QCOW2_STATE_SNAPSHOT ? to->view : qcow2_image_active_view(self->image);
+    const Qcow2InPlaceOptions options = {
+        .before = self->merge ? self->from : NULL,
+        .view = &view,
+        .placed = self->placed,
+    };
+    Qcow2InPlaceStats stats;
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+
+    if (batch && self->to_none) {
+        qcow2_batch_set_backing(batch, NULL, NULL);
+    }
+    if (!batch || !qcow2_in_place_plan(batch, self->image, to, choice, &options, &stats, error)) {
+        return false;
+    }
+    add_stats(self->step, &self->image->header.layout, &stats);
+    if (self->placed) {
+        qcow2_placed_next_state(self->placed);
+    }
+    return true;
+}
+
+static bool count_state(const Counting *self, const char *name, GError **error)
+{
+    g_autoptr(Qcow2State) from = qcow2_state_open(self->from, name, error);
+    g_autoptr(Qcow2State) to = from ? qcow2_state_open(self->to, name, error) : NULL;
+    const Qcow2ChoiceOptions options = {
+        .unit = self->merge ? QCOW2_SECTOR_SIZE : qcow2_in_place_unit(self->image),
+        .not_aligned = self->merge,
+    };
+    g_autoptr(Qcow2Choice) choice = to ? qcow2_choice_new(from, to, &options, error) : NULL;
+
+    return choice && count_choice(self, to, choice, error);
+}
+
+/* A raw image has no entries: the bytes that differ are written. */
+static bool count_raw(Qcow2Chain *from_chain, Qcow2Chain *to_chain, Qcow2PlanStep *step, GError **error)
+{
+    g_autoptr(Qcow2State) from = qcow2_state_open(from_chain, "@active", error);
+    g_autoptr(Qcow2State) to = from ? qcow2_state_open(to_chain, "@active", error) : NULL;
+    Qcow2ChoiceOptions options = { .unit = QCOW2_SECTOR_SIZE, .not_aligned = true };
+    g_autoptr(Qcow2Choice) choice = to ? qcow2_choice_new(from, to, &options, error) : NULL;
+    const GArray *extents = NULL;
+
+    do {
+        if (!choice || !qcow2_choice_next(choice, &extents, error)) {
+            return false;
+        }
+        for (guint i = 0; extents && i < extents->len; i++) {
+            const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+            step->bytes += extent->len_bytes;
+            step->bytes_read += extent->kind == QCOW2_EXTENT_ZERO ? 0 : extent->len_bytes;
+            step->bytes_written += extent->len_bytes;
+        }
+    } while (extents);
+    return true;
+}
+
+bool qcow2_plan_commit(const Qcow2PlanFile *file, Qcow2PlanStep *ret_step, GError **error)
+{
+    Qcow2Image *image = image_of(file);
+    g_autoptr(Qcow2Chain) from = file_as_it_is(file, error);
+    g_autoptr(Qcow2Chain) to = from ? above_file(file, error) : NULL;
+    const Counting counting = { .image = image, .from = from, .to = to, .merge = true, .step = ret_step };
+
+    *ret_step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_COMMIT, .layer = file->above, .other = file->target };
+    if (!to) {
+        return false;
+    }
+    if (image->kind == QCOW2_IMAGE_RAW) {
+        return count_raw(from, to, ret_step, error);
+    }
+    return qcow2_merge_check_growth(image, qcow2_chain_image(to, 0)->size, error)
+        && count_state(&counting, "@active", error);
+}
+
+/* The snapshots come first, as in ops/keep.c: what the active layer shares with them is moved once. */
+static bool count_states(Counting *self, GError **error)
+{
+    if (!qcow2_image_load_snapshots(self->image, error)) {
+        return false;
+    }
+    g_autoptr(Qcow2Placed) placed = qcow2_keep_placed(self->image);
+    self->placed = placed;
+    for (guint i = 0; i < self->image->snapshots->len; i++) {
+        const Qcow2SnapshotEntry *entry = &g_array_index(self->image->snapshots, Qcow2SnapshotEntry, i);
+        g_autofree char *name = g_strconcat("id:", entry->id, NULL);
+        if (!count_state(self, name, error)) {
+            return false;
+        }
+    }
+    return count_state(self, "@active", error);
+}
+
+bool qcow2_plan_pull(const Qcow2PlanFile *file, Qcow2PlanStep *ret_step, GError **error)
+{
+    g_autoptr(Qcow2Chain) from = file_over_rest(file, error);
+    g_autoptr(Qcow2Chain) to = from ? file_as_it_is(file, error) : NULL;
+    Counting counting = {
+        .image = image_of(file), .from = from, .to = to, .step = ret_step,
+        .to_none = file->last + 1 == qcow2_chain_n_layers(file->chain),
+    };
+
+    *ret_step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_PULL, .layer = file->target, .other = file->last + 1 };
+    return to && count_states(&counting, error);
+}
+
+/* ---- Trying ------------------------------------------------------------------------------------ */
+
+/* From now on the file is one that keeps in scratch space what is written to it. */
+static bool put_on_trial(Qcow2PlanFile *file, GError **error)
+{
+    const Qcow2OpenOptions options = {
+        .format = "qcow2", .force_share = true, .n_threads = file->chain->options.n_threads,
+    };
+    const Qcow2Image *image = image_of(file);
+    bool has_data_file = image->data && image->data != image->file;
+    g_autoptr(Qcow2Io) io = qcow2_io_trial_new(image->file, error);
+    g_autoptr(Qcow2Io) data = io && has_data_file ? qcow2_io_trial_new(image->data, error) : NULL;
+
+    if (!io || (has_data_file && !data)) {
+        return false;
+    }
+    file->trial = qcow2_chain_open_io(io, &options, error);
+    if (file->trial && data) {
+        qcow2_chain_image(file->trial, 0)->data = g_steal_pointer(&data);
+    }
+    return file->trial != NULL;
+}
+
+bool qcow2_plan_try_commit(Qcow2PlanFile *file, GError **error)
+{
+    if (!put_on_trial(file, error)) {
+        return false;
+    }
+    const Qcow2CommitOptions options = { 0 };
+    Qcow2CommitResult unused = { 0 };
+    g_autoptr(Qcow2Chain) top_chain = above_file(file, error);
+    g_autoptr(Qcow2Chain) base_chain = top_chain ? file_as_it_is(file, error) : NULL;
+    Qcow2Merge merge = {
+        .options = &options, .result = &unused,
+        .chain = top_chain, .base = file->target - file->above,
+        .top_chain = top_chain, .base_chain = base_chain,
+    };
+
+    return base_chain && qcow2_merge_into_base(&merge, error);
+}
+
+bool qcow2_plan_try_pull(Qcow2PlanFile *file, GError **error)
+{
+    bool has_rest = file->last + 1 < qcow2_chain_n_layers(file->chain);
+
+    if (!put_on_trial(file, error)) {
+        return false;
+    }
+    g_autoptr(Qcow2Chain) chain = file_as_it_is(file, error);
+    g_autoptr(Qcow2Chain) rest = has_rest ? qcow2_chain_tail(file->chain, file->last + 1, error) : NULL;
+    const Qcow2Header *header = &image_of(file)->header;
+    g_autofree char *name = g_strdup(header->backing_name), *format = g_strdup(header->backing_format);
+    Qcow2Keep keep = {
+        .chain = chain, .below = rest, .on_trial = true, .set_backing = true,
+        .backing_name = has_rest ? name : NULL, .backing_format = has_rest ? format : NULL,
+    };
+
+    file->pulled = true;
+    return chain && (rest || !has_rest) && qcow2_keep(&keep, NULL, NULL, error);
+}

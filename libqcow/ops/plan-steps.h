@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The steps of a plan: what a commit and a pull would count, by what the two operations themselves would do.
+ * Of two steps the second one finds the file as the first one leaves it: that one is done on trial, with
+ * metadata alone. Internal to ops/plan*.c.
+ */
+#ifndef QCOW2_OPS_PLAN_STEPS_H
+#define QCOW2_OPS_PLAN_STEPS_H
+
+#include "chain/chain.h"
+
+/** A file of a chain that takes what is above and below it. Its steps change this. */
+typedef struct Qcow2PlanFile {
+    Qcow2Chain *chain;            /* as it is; borrowed */
+    /* Layers: the one above the group that goes, the file's, the lowest one of the group. */
+    unsigned above, target, last;
+    Qcow2Chain *trial;            /* NULL: nothing was done yet */
+    bool pulled;                  /* of the group nothing is below the file any more */
+} Qcow2PlanFile;
+
+void qcow2_plan_file_clear(Qcow2PlanFile *file);
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2PlanFile, qcow2_plan_file_clear)
+
+/** qcow2_plan_commit: the layers from the one above the group on into the file. */
+bool qcow2_plan_commit(const Qcow2PlanFile *file, Qcow2PlanStep *ret_step, GError **error);
+
+/** qcow2_plan_pull: what is below the file and goes into the file. */
+bool qcow2_plan_pull(const Qcow2PlanFile *file, Qcow2PlanStep *ret_step, GError **error);
+
+/** qcow2_plan_try_commit, qcow2_plan_try_pull: what is counted next comes after it. No file is written. */
+bool qcow2_plan_try_commit(Qcow2PlanFile *file, GError **error);
+bool qcow2_plan_try_pull(Qcow2PlanFile *file, GError **error);
+
+#endif
