@@ -597,7 +597,8 @@ typedef struct Qcow2PlanStep {
     unsigned layer;                 /* COMMIT: the top that is merged; PULL: the image that is pulled into */
     unsigned other;                 /* COMMIT: the base; PULL: the new backing file; past the last: none */
     uint64_t bytes, clusters;       /* as the operation will count them */
-    uint64_t bytes_read, bytes_written, metadata_written;
+    uint64_t bytes_read, bytes_written;
+    uint64_t metadata_written;      /* to the file that gets the data */
     double seconds;                 /* an estimate, from the bytes */
 } Qcow2PlanStep;
 

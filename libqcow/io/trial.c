@@ -30,7 +30,7 @@ typedef struct TrialIo {
     GHashTable *chunks;       /* Chunk, by its index */
     uint64_t size, old_size, scratch_size;
     uint64_t needed, filled;  /* past the old end, and in holes before it */
-    uint64_t freed;
+    uint64_t freed, written;
     bool scratch_failed;
 } TrialIo;
 
@@ -178,6 +178,7 @@ static bool trial_write(Qcow2Io *io, uint64_t offset, const void *buffer, size_t
 
     g_mutex_lock(&trial->mutex);
     bool ok = grow(trial, offset + len_bytes, error);
+    trial->written += len_bytes;
     while (ok && len_bytes > 0) {
         size_t len = piece(offset, len_bytes);
         ok = write_page(trial, offset, from, len, error);
@@ -341,6 +342,7 @@ bool qcow2_io_trial_get(Qcow2Io *io, Qcow2TrialSums *ret)
         .growth = trial->size - MIN(trial->size, trial->old_size),
         .needed = trial->needed + needed_in_holes(trial),
         .freed = trial->freed,
+        .written = trial->written,
         .below = trial->stack.below,
         .scratch_failed = trial->scratch_failed,
     };

@@ -13,6 +13,7 @@ typedef struct Qcow2TrialSums {
     uint64_t growth;          /* of the place's length */
     uint64_t needed;          /* to be allocated on the host */
     uint64_t freed;           /* as qcow2_trial_note_freed() was told */
+    uint64_t written;         /* without what was moved */
     bool has_available;
     uint64_t available;       /* free on the host's file system */
     const Qcow2Io *below;     /* the place itself; borrowed */

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "chain/naming.h"
 #include "io/trial.h"
 #include "move/in-place.h"
 #include "ops/keep.h"
@@ -59,20 +60,13 @@ static Qcow2Chain *above_file(const Qcow2PlanFile *file, GError **error)
 
 static void add_stats(Qcow2PlanStep *step, const Qcow2Layout *layout, const Qcow2InPlaceStats *stats)
 {
-    uint64_t n_new = stats->data_clusters + stats->zero_clusters + stats->compressed_clusters;
     uint64_t moved = (stats->data_clusters + stats->compressed_clusters) * layout->cluster_size
                    + stats->bytes_overwritten;
 
     step->bytes += stats->bytes;
-    step->clusters += n_new;
+    step->clusters += stats->data_clusters + stats->zero_clusters + stats->compressed_clusters;
     step->bytes_read += moved;
     step->bytes_written += moved;
-    if (n_new > 0) {
-        /* Tables full of the new entries, their counts, an L1 table and the tables that lead to them. */
-        uint64_t n_tables = qcow2_div_round_up(n_new, BIT(layout->l2_bits));
-        uint64_t n_blocks = qcow2_div_round_up(n_new, BIT(layout->refblock_bits));
-        step->metadata_written += (n_tables + n_blocks + 2) * layout->cluster_size;
-    }
 }
 
 /* What a step does to the file, state by state. */
@@ -146,19 +140,18 @@ static bool count_raw(Qcow2Chain *from_chain, Qcow2Chain *to_chain, Qcow2PlanSte
     return true;
 }
 
-bool qcow2_plan_commit(const Qcow2PlanFile *file, Qcow2PlanStep *ret_step, GError **error)
+static bool count_commit(const Qcow2PlanFile *file, Qcow2PlanStep *step, GError **error)
 {
     Qcow2Image *image = image_of(file);
     g_autoptr(Qcow2Chain) from = file_as_it_is(file, error);
     g_autoptr(Qcow2Chain) to = from ? above_file(file, error) : NULL;
-    const Counting counting = { .image = image, .from = from, .to = to, .merge = true, .step = ret_step };
+    const Counting counting = { .image = image, .from = from, .to = to, .merge = true, .step = step };
 
-    *ret_step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_COMMIT, .layer = file->above, .other = file->target };
     if (!to) {
         return false;
     }
     if (image->kind == QCOW2_IMAGE_RAW) {
-        return count_raw(from, to, ret_step, error);
+        return count_raw(from, to, step, error);
     }
     return qcow2_merge_check_growth(image, qcow2_chain_image(to, 0)->size, error)
         && count_state(&counting, "@active", error);
@@ -182,16 +175,15 @@ static bool count_states(Counting *self, GError **error)
     return count_state(self, "@active", error);
 }
 
-bool qcow2_plan_pull(const Qcow2PlanFile *file, Qcow2PlanStep *ret_step, GError **error)
+static bool count_pull(const Qcow2PlanFile *file, Qcow2PlanStep *step, GError **error)
 {
     g_autoptr(Qcow2Chain) from = file_over_rest(file, error);
     g_autoptr(Qcow2Chain) to = from ? file_as_it_is(file, error) : NULL;
     Counting counting = {
-        .image = image_of(file), .from = from, .to = to, .step = ret_step,
+        .image = image_of(file), .from = from, .to = to, .step = step,
         .to_none = file->last + 1 == qcow2_chain_n_layers(file->chain),
     };
 
-    *ret_step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_PULL, .layer = file->target, .other = file->last + 1 };
     return to && count_states(&counting, error);
 }
 
@@ -200,6 +192,9 @@ bool qcow2_plan_pull(const Qcow2PlanFile *file, Qcow2PlanStep *ret_step, GError 
 /* From now on the file is one that keeps in scratch space what is written to it. */
 static bool put_on_trial(Qcow2PlanFile *file, GError **error)
 {
+    if (file->trial) {
+        return true;
+    }
     const Qcow2OpenOptions options = {
         .format = "qcow2", .force_share = true, .n_threads = file->chain->options.n_threads,
     };
@@ -218,11 +213,8 @@ static bool put_on_trial(Qcow2PlanFile *file, GError **error)
     return file->trial != NULL;
 }
 
-bool qcow2_plan_try_commit(Qcow2PlanFile *file, GError **error)
+static bool try_commit(Qcow2PlanFile *file, GError **error)
 {
-    if (!put_on_trial(file, error)) {
-        return false;
-    }
     const Qcow2CommitOptions options = { 0 };
     Qcow2CommitResult unused = { 0 };
     g_autoptr(Qcow2Chain) top_chain = above_file(file, error);
@@ -236,22 +228,56 @@ bool qcow2_plan_try_commit(Qcow2PlanFile *file, GError **error)
     return base_chain && qcow2_merge_into_base(&merge, error);
 }
 
-bool qcow2_plan_try_pull(Qcow2PlanFile *file, GError **error)
+static bool try_pull(Qcow2PlanFile *file, GError **error)
 {
-    bool has_rest = file->last + 1 < qcow2_chain_n_layers(file->chain);
-
-    if (!put_on_trial(file, error)) {
-        return false;
-    }
+    unsigned base = file->last + 1 - file->target;
     g_autoptr(Qcow2Chain) chain = file_as_it_is(file, error);
-    g_autoptr(Qcow2Chain) rest = has_rest ? qcow2_chain_tail(file->chain, file->last + 1, error) : NULL;
-    const Qcow2Header *header = &image_of(file)->header;
-    g_autofree char *name = g_strdup(header->backing_name), *format = g_strdup(header->backing_format);
-    Qcow2Keep keep = {
-        .chain = chain, .below = rest, .on_trial = true, .set_backing = true,
-        .backing_name = has_rest ? name : NULL, .backing_format = has_rest ? format : NULL,
-    };
+    Qcow2Keep keep = { .chain = chain, .on_trial = true, .set_backing = true };
 
     file->pulled = true;
-    return chain && (rest || !has_rest) && qcow2_keep(&keep, NULL, NULL, error);
+    if (!chain || base == qcow2_chain_n_layers(chain)) {
+        return chain && qcow2_keep(&keep, NULL, NULL, error);
+    }
+    g_autoptr(Qcow2Chain) rest = qcow2_chain_tail(chain, base, error);
+    g_autofree char *name = qcow2_chain_backing_name(chain, 0, base);
+    keep.below = rest;
+    keep.backing_name = name;
+    keep.backing_format = rest ? qcow2_chain_format_name(chain, base, NULL, error) : NULL;
+    return keep.backing_format && qcow2_keep(&keep, NULL, NULL, error);
+}
+
+/* ---- A step ------------------------------------------------------------------------------------ */
+
+static uint64_t metadata_of(const Qcow2PlanFile *file)
+{
+    Qcow2TrialSums sums = { 0 };
+
+    return file->trial && qcow2_io_trial_get(image_of(file)->file, &sums) ? sums.written : 0;
+}
+
+bool qcow2_plan_commit(Qcow2PlanFile *file, Qcow2PlanStep *ret_step, GError **error)
+{
+    uint64_t before = metadata_of(file);
+
+    *ret_step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_COMMIT, .layer = file->above, .other = file->target };
+    if (!count_commit(file, ret_step, error)) {
+        return false;
+    }
+    /* A raw file has no metadata, and is the lowest. */
+    if (image_of(file)->kind == QCOW2_IMAGE_RAW) {
+        return true;
+    }
+    bool ok = put_on_trial(file, error) && try_commit(file, error);
+    ret_step->metadata_written = metadata_of(file) - before;
+    return ok;
+}
+
+bool qcow2_plan_pull(Qcow2PlanFile *file, Qcow2PlanStep *ret_step, GError **error)
+{
+    uint64_t before = metadata_of(file);
+
+    *ret_step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_PULL, .layer = file->target, .other = file->last + 1 };
+    bool ok = count_pull(file, ret_step, error) && put_on_trial(file, error) && try_pull(file, error);
+    ret_step->metadata_written = metadata_of(file) - before;
+    return ok;
 }

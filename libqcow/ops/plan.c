@@ -99,7 +99,7 @@ static bool add_commit(Group *group, Qcow2PlanFile *file, GError **error)
         add_way(group, file->target, steps, 1);
         return true;
     }
-    if (!qcow2_plan_try_commit(file, error) || !qcow2_plan_pull(file, &steps[1], error)) {
+    if (!qcow2_plan_pull(file, &steps[1], error)) {
         return false;
     }
     add_way(group, file->target, steps, 2);
@@ -110,8 +110,7 @@ static bool add_pull_and_commit(Group *group, Qcow2PlanFile *file, GError **erro
 {
     Qcow2PlanStep steps[2];
 
-    if (!qcow2_plan_pull(file, &steps[0], error) || !qcow2_plan_try_pull(file, error)
-        || !qcow2_plan_commit(file, &steps[1], error)) {
+    if (!qcow2_plan_pull(file, &steps[0], error) || !qcow2_plan_commit(file, &steps[1], error)) {
         return false;
     }
     add_way(group, file->target, steps, 2);

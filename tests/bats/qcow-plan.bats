@@ -50,6 +50,31 @@ counts() {
     done
 }
 
+# written FILE TRACE: what was written to a file and is no data
+written() {
+    jq --arg file "$1" 'select(.file == $file and .call == "write") | .length' "$2" | jq -s add
+}
+
+@test "plan: metadata is counted as it is written" {
+    local i commands=()
+    make_image base.qcow2 16G
+    make_image mid.qcow2 16G -b base.qcow2 -F qcow2
+    for i in {0..20}; do
+        commands+=("write -P $i $((i * 700))M 64K")
+    done
+    qemu_io mid.qcow2 "${commands[@]}"
+    make_image top.qcow2 16G -b mid.qcow2 -F qcow2
+    guest_write top.qcow2 1G 10M T
+    run -0 qcow-plan --drop=mid.qcow2 --output=json top.qcow2
+    jq -c '.groups[0].ways[].steps[0]' <<<"$output" >steps
+    cp top.qcow2 top.copy
+    qcow-pull -q --trace pulled -b base.qcow2 top.qcow2
+    mv top.copy top.qcow2
+    qcow-commit -q --trace committed top.qcow2
+    [[ $(jq 'select(.operation == "pull")."metadata-written"' steps) == "$(written top.qcow2 pulled)" ]]
+    [[ $(jq 'select(.operation == "commit")."metadata-written"' steps) == "$(written mid.qcow2 committed)" ]]
+}
+
 @test "plan: what an image's states share is pulled, and counted, once" {
     make_days
     snapshot active.qcow2 first
