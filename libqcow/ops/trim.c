@@ -14,6 +14,7 @@
 #include "image/resize.h"
 #include "image/rewrite-tables.h"
 #include "image/snapshot-write.h"
+#include "ops/rehearse.h"
 #include "ops/shrink.h"
 #include "state/same-bytes.h"
 #include "util/error.h"
@@ -30,7 +31,7 @@ typedef struct Trim {
     Qcow2Image *image;
     const Qcow2Layout *layout;
     Qcow2Batch *batch;
-    bool has_below;
+    bool has_below, rehearsing;
     uint64_t min_size;            /* of all states: below it they all go on */
     uint64_t n_empty_tables;      /* which go as a whole */
     guint snapshot;               /* of the states at hand: */
@@ -288,7 +289,8 @@ static bool commit_gain(Trim *self, uint64_t used_before, GError **error)
         self->result.clusters = self->n_empty_tables = 0;
         return true;
     }
-    return qcow2_batch_commit(self->batch, error);
+    return self->rehearsing ? qcow2_batch_rehearse(self->batch, error)
+                            : qcow2_batch_commit(self->batch, error);
 }
 
 static bool drop_clusters(Trim *self, GError **error)
@@ -306,6 +308,38 @@ static bool drop_clusters(Trim *self, GError **error)
         && (self->result.clusters + self->n_empty_tables == 0 || commit_gain(self, used, error));
 }
 
+/* ---- The room for it --------------------------------------------------------------------------- */
+
+static bool rehearse(void *data, GError **error)
+{
+    const Trim *whole = data;
+    Trim self = *whole;
+
+    self.rehearsing = true;
+    self.progress = NULL;
+    bool ok = drop_clusters(&self, error);
+    clear_states(&self);
+    return ok;
+}
+
+/* A Qcow2NeedFunc. What shrinking needs is not looked for: it gives back what it can. */
+static bool need(void *data, Qcow2NeedStep step, Qcow2Room *room, GError **error)
+{
+    Trim *self = data;
+    const GArray *snapshots = self->image->snapshots;
+    uint64_t size = self->image->size;
+
+    if (step == QCOW2_NEED_BY_REHEARSAL) {
+        return qcow2_rehearse(self->image, rehearse, self, room, error);
+    }
+    for (guint i = 0; i < snapshots->len; i++) {
+        size = MAX(size, g_array_index(snapshots, Qcow2SnapshotEntry, i).info.disk_size);
+    }
+    return qcow2_need_in_image(room, self->image, 0, size, snapshots->len + 1, error);
+}
+
+/* ---- The work ---------------------------------------------------------------------------------- */
+
 static bool run(Trim *self, const Qcow2TrimOptions *options, GError **error)
 {
     uint64_t before, after;
@@ -315,7 +349,7 @@ static bool run(Trim *self, const Qcow2TrimOptions *options, GError **error)
         || !qcow2_io_get_size(self->image->file, &before, error)) {
         return false;
     }
-    bool ok = drop_clusters(self, error);
+    bool ok = qcow2_check_room(need, self, error) && drop_clusters(self, error);
     clear_states(self);
     if (!ok || (self->result.clusters + self->n_empty_tables > 0
                 && !qcow2_image_trim_end(self->image, true, error))
