@@ -27,6 +27,8 @@ struct Qcow2Batch {
     Qcow2CountsCache *counts;
     Qcow2FreeSpace *space;
     GArray *uncounted;        /* Run: taken, and not in the counts yet */
+    bool is_low;              /* counts move down, too, even where they do not change */
+    bool header_only;         /* settled: no count has changed */
     bool committed;
 };
 
@@ -70,7 +72,8 @@ static Qcow2Batch *begin(Qcow2Image *image, unsigned n_blocks, GError **error)
         return NULL;
     }
     batch->space = qcow2_free_space_new(image, batch->counts, n_blocks, error);
-    if (!batch->space || !qcow2_image_check_roots(image, batch->counts, error)) {
+    if (!batch->space || !qcow2_image_check_roots(image, batch->counts, error)
+        || !qcow2_image_check_tables(image, batch->space, error)) {
         return NULL;
     }
     batch->old_end = qcow2_free_space_end(batch->space);
@@ -85,7 +88,12 @@ Qcow2Batch *qcow2_batch_begin(Qcow2Image *image, GError **error)
 
 Qcow2Batch *qcow2_batch_begin_low(Qcow2Image *image, GError **error)
 {
-    return begin(image, UINT_MAX, error);
+    Qcow2Batch *batch = begin(image, UINT_MAX, error);
+
+    if (batch) {
+        batch->is_low = true;
+    }
+    return batch;
 }
 
 void qcow2_batch_keep_below(Qcow2Batch *batch, uint64_t limit)
@@ -226,6 +234,11 @@ static bool settle_counts(Qcow2Batch *batch, GError **error)
     uint64_t cluster_size = header->layout.cluster_size;
     uint64_t placed = 1;
 
+    batch->header_only = !batch->is_low && batch->uncounted->len == 0
+                      && !qcow2_counts_cache_is_changed(batch->counts);
+    if (batch->header_only) {
+        return true;
+    }
     if (!qcow2_batch_add(batch, header->reftable_offset, header->reftable_clusters * cluster_size, -1,
                          error)) {
         return false;
@@ -320,6 +333,9 @@ static bool write_everything(Qcow2Batch *batch, GError **error)
 {
     uint64_t end = qcow2_batch_end(batch), size;
 
+    if (batch->header_only) {
+        return prepare_header(batch, error) && qcow2_io_flush(batch->image->file, error);
+    }
     if (!qcow2_counts_cache_write(batch->counts, batch->header.reftable_offset,
                                   batch->header.reftable_clusters, error)
         || !prepare_header(batch, error) || !qcow2_io_get_size(batch->image->file, &size, error)) {

@@ -331,6 +331,16 @@ uint64_t qcow2_counts_cache_block(const Qcow2CountsCache *cache, uint64_t index)
     return slot->new_offset ? slot->new_offset : slot->old_offset;
 }
 
+bool qcow2_counts_cache_is_changed(const Qcow2CountsCache *cache)
+{
+    for (guint i = 0; i < cache->slots->len; i++) {
+        if (g_array_index(cache->slots, Slot, i).changed) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool qcow2_counts_cache_touch(Qcow2CountsCache *cache, uint64_t index, GError **error)
 {
     Block *block = get_block(cache, index, error);

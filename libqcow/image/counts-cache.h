@@ -59,6 +59,9 @@ uint64_t qcow2_counts_cache_n_blocks(const Qcow2CountsCache *cache);
 /** qcow2_counts_cache_block: the host offset of block @index, which is below the number of blocks; or 0. */
 uint64_t qcow2_counts_cache_block(const Qcow2CountsCache *cache, uint64_t index);
 
+/** qcow2_counts_cache_is_changed: whether a block has to be written anew. */
+bool qcow2_counts_cache_is_changed(const Qcow2CountsCache *cache);
+
 /** qcow2_counts_cache_touch: gives block @index a new place although nothing in it changes. */
 bool qcow2_counts_cache_touch(Qcow2CountsCache *cache, uint64_t index, GError **error);
 

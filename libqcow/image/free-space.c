@@ -134,6 +134,24 @@ uint64_t qcow2_free_space_take(Qcow2FreeSpace *space, uint64_t n)
     return take_last_run(space, n);
 }
 
+bool qcow2_free_space_has(const Qcow2FreeSpace *space, uint64_t cluster)
+{
+    guint first = 0, end = space->runs->len;
+
+    while (first < end) {
+        guint middle = first + (end - first) / 2;
+        const FreeRun *run = &g_array_index(space->runs, FreeRun, middle);
+        if (cluster < run->first) {
+            end = middle;
+        } else if (cluster >= run->first + run->n) {
+            first = middle + 1;
+        } else {
+            return true;
+        }
+    }
+    return false;
+}
+
 uint64_t qcow2_free_space_end(const Qcow2FreeSpace *space)
 {
     return space->end;

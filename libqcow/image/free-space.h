@@ -31,6 +31,9 @@ bool qcow2_free_space_take_at(Qcow2FreeSpace *space, uint64_t first, uint64_t n)
 /** qcow2_free_space_keep_below: free clusters from @limit on are not offered; what is past the end is. */
 void qcow2_free_space_keep_below(Qcow2FreeSpace *space, uint64_t limit);
 
+/** qcow2_free_space_has: whether a cluster may be given out; what is past the end is not meant. */
+bool qcow2_free_space_has(const Qcow2FreeSpace *space, uint64_t cluster);
+
 /** qcow2_free_space_end: one more than the last cluster in use or taken. */
 uint64_t qcow2_free_space_end(const Qcow2FreeSpace *space);
 

@@ -3,7 +3,7 @@
 #ifndef QCOW2_IMAGE_ROOTS_H
 #define QCOW2_IMAGE_ROOTS_H
 
-#include "image/counts-cache.h"
+#include "image/free-space.h"
 
 /**
  * qcow2_image_check_roots:
@@ -14,5 +14,8 @@
  * Errors: QCOW2_ERROR_CORRUPT.
  */
 bool qcow2_image_check_roots(Qcow2Image *image, Qcow2CountsCache *counts, GError **error);
+
+/** qcow2_image_check_tables: whether no L2 table of the active layer is in what would be given out. */
+bool qcow2_image_check_tables(Qcow2Image *image, const Qcow2FreeSpace *space, GError **error);
 
 #endif
