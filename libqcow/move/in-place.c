@@ -419,7 +419,8 @@ static bool start(InPlace *self, const Qcow2View *view, GError **error)
     self->copied_flag = self->options.view ? 0 : L2E_COPIED;
     self->limit = view->size > self->to->size
                 ? qcow2_align_down(self->to->size, self->rules.layout->cluster_size) : UINT64_MAX;
-    if (!check_target(self, error)) {
+    /* What would be written is not encrypted. */
+    if (!qcow2_image_check_readable(self->image, error) || !check_target(self, error)) {
         return false;
     }
     self->editor = qcow2_editor_new(self->batch, self->image, view, size, error);
