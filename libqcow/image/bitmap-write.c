@@ -54,9 +54,10 @@ static bool merge_one(Qcow2BitmapEdit *edit, Qcow2Image *source, const Qcow2Bitm
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                           "it is inconsistent and cannot be merged; qcow-bitmap --remove deletes it");
     }
-    /* What it missed cannot be known: it stays what it is, and nobody believes it. */
     if (old && (old->flags & QCOW2_BITMAP_IN_USE)) {
-        return true;
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "the one that it would be merged into is inconsistent; qcow-bitmap --remove"
+                          " deletes it");
     }
     if (!old
         && !qcow2_bitmap_edit_add(edit, entry->name, entry->granularity_bits,

@@ -8,6 +8,7 @@
 #include "ops/changes.h"
 #include "ops/rehearse.h"
 
+/* One that was off when the layer was written to says nothing about what changed. */
 static bool has_bitmap(Qcow2Image *image, const char *name, bool *ret_has, GError **error)
 {
     g_autoptr(GArray) entries = qcow2_image_read_bitmaps(image, error);
@@ -15,7 +16,8 @@ static bool has_bitmap(Qcow2Image *image, const char *name, bool *ret_has, GErro
     *ret_has = false;
     for (guint i = 0; entries && i < entries->len; i++) {
         const Qcow2BitmapEntry *entry = &g_array_index(entries, Qcow2BitmapEntry, i);
-        *ret_has = *ret_has || (strcmp(entry->name, name) == 0 && !(entry->flags & QCOW2_BITMAP_IN_USE));
+        bool tracks = (entry->flags & QCOW2_BITMAP_AUTO) && !(entry->flags & QCOW2_BITMAP_IN_USE);
+        *ret_has = *ret_has || (tracks && strcmp(entry->name, name) == 0);
     }
     return entries != NULL;
 }
