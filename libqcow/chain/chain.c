@@ -192,18 +192,39 @@ static bool is_same_place(const Qcow2Layer *a, const Qcow2Layer *b)
     return a->identity.known == b->identity.known && strcmp(a->place->target, b->place->target) == 0;
 }
 
+static bool fail_loop(const Qcow2Chain *chain, const char *shown, unsigned index, GError **error)
+{
+    return qcow2_fail(error, QCOW2_ERROR_CORRUPT,
+                      "'%s': the backing chain is a loop: '%s' is already layer [%u] of it",
+                      qcow2_chain_layer_name(chain, chain->layers->len - 1), shown, index);
+}
+
+/* A file of the chain, before it is opened: our own lock on it would be taken for somebody else's. */
+static bool refuse_own_file(const Qcow2Chain *chain, const Qcow2Place *place, GError **error)
+{
+    bool is_raw = place->format && strcmp(place->format, "raw") == 0;
+    struct stat st;
+
+    if (is_raw || place->kind != QCOW2_PLACE_FILE || stat(place->target, &st) != 0) {
+        return true;
+    }
+    for (unsigned i = 0; i < chain->layers->len; i++) {
+        const Qcow2IoIdentity *identity = &qcow2_chain_layer(chain, i)->identity;
+        if (identity->known && identity->device == st.st_dev && identity->inode == st.st_ino) {
+            return fail_loop(chain, place->shown, i, error);
+        }
+    }
+    return true;
+}
+
 static bool refuse_loop(const Qcow2Chain *chain, const Qcow2Layer *next, GError **error)
 {
     if (next->image->kind == QCOW2_IMAGE_RAW) {
         return true;    /* nothing is below it, so it closes no loop */
     }
     for (unsigned i = 0; i < chain->layers->len; i++) {
-        const Qcow2Layer *layer = qcow2_chain_layer(chain, i);
-        if (is_same_place(layer, next)) {
-            return qcow2_fail(error, QCOW2_ERROR_CORRUPT,
-                              "'%s': the backing chain is a loop: '%s' is already layer [%u]"
-                              " of it",
-                              qcow2_chain_layer_name(chain, chain->layers->len - 1), next->place->shown, i);
+        if (is_same_place(qcow2_chain_layer(chain, i), next)) {
+            return fail_loop(chain, next->place->shown, i, error);
         }
     }
     return true;
@@ -229,6 +250,10 @@ static bool open_next(Qcow2Chain *chain, GError **error)
     bool writable = last + 1 >= chain->writable_first && last + 1 < chain->writable_end;
     if (place && last + 1 == chain->given_index && !place->format) {
         place->format = g_strdup(chain->given_format);
+    }
+    if (place && !refuse_own_file(chain, place, error)) {
+        qcow2_place_free(place);
+        return false;
     }
     Qcow2Layer *layer = place ? qcow2_layer_open(place, &chain->options, writable, error) : NULL;
     if (!layer) {
