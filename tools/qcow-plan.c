@@ -283,7 +283,12 @@ static GArray *jobs_of(Qcow2Chain *chain, const Qcow2Plan *plan)
 static bool run_pull(const Tool *tool, const Job *job, Qcow2Progress *progress, GError **error)
 {
     const Qcow2PullOptions options = { .base = job->other, .no_reflink = tool->no_reflink };
-    g_autoptr(Qcow2Chain) chain = tool_open_exclusive(tool, job->layer, NULL, error);
+    Tool named = *tool;
+
+    /* It is the name of a layer, whatever the chain's was. */
+    named.image_opts = job->is_top && tool->image_opts;
+    g_autoptr(Qcow2Chain) chain =
+        tool_open_exclusive(&named, job->is_top ? tool->arguments[0] : job->layer, NULL, error);
     Qcow2MoveResult result;
 
     return chain && qcow2_pull(chain, &options, &result, progress, error);

@@ -16,7 +16,9 @@ static const GOptionEntry entries[] = {
 
 static const ToolCommand command = {
     .name = "qcow-rebase",
-    .synopses = (const char *const[]) { "[OPTION...] [-u] -b FILE [-F FMT] IMAGE", NULL },
+    .synopses = (const char *const[]) {
+        "[OPTION...] -b FILE [-F FMT] IMAGE", "[OPTION...] -u [-b FILE] [-F FMT] IMAGE", NULL,
+    },
     .arguments = (const char *const[]) { "IMAGE", NULL },
     .min_arguments = 1,
     .max_arguments = 1,
@@ -28,14 +30,15 @@ static const ToolCommand command = {
         "Layers that both chains share are not read. Where metadata cannot tell whether the chains differ, "
         "their bytes are compared.",
         "With -u nothing is opened, compared or copied, and only the header changes: right after a backing "
-        "file was moved or renamed, and wrong for anything else.",
+        "file was moved or renamed, and wrong for anything else. With -u and without -b there is no backing "
+        "file afterwards.",
         "A relative FILE is relative to the image's folder, as always inside an image.",
         "All or nothing, also across a crash. Readers with -U are kept out meanwhile.",
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_OUTPUT | TOOL_SOURCE_CACHE | TOOL_TARGET_CACHE
-              | TOOL_PROGRESS | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK | TOOL_DRY_RUN,
+    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_FORCE_SHARE | TOOL_IMAGE | TOOL_OUTPUT | TOOL_SOURCE_CACHE
+              | TOOL_TARGET_CACHE | TOOL_PROGRESS | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK | TOOL_DRY_RUN,
     .exit_codes = (const ToolText[]) {
         { "0", "The image has the new backing file." },
         { "1", "Failed; the image is as it was." },
@@ -66,8 +69,8 @@ int main(int argc, char **argv)
         .compress = compress,
         .no_reflink = tool.no_reflink,
     };
-    if (!backing) {
-        tool_usage(&tool, "Must specify a backing file (-b)");
+    if (!backing && !name_only) {
+        tool_usage(&tool, "Must specify backing file (-b) or use unsafe mode (-u)");
     }
     g_autoptr(Qcow2Chain) chain = tool_open_exclusive(&tool, image, tool.format, &error);
     if (!chain) {

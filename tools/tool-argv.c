@@ -76,6 +76,41 @@ char **tool_split_letters(char **argv, const GArray *entries)
     return g_strv_builder_end(words);
 }
 
+/* The option that @word is or ends with; NULL for an argument, and for what is no option. */
+static const GOptionEntry *find_option(const char *word, const GArray *entries)
+{
+    if (word[0] != '-' || !word[1]) {
+        return NULL;
+    }
+    if (word[1] != '-') {
+        return find_letter(entries, word[strlen(word) - 1]);
+    }
+    g_autofree char *name = g_strndup(word + 2, strcspn(word + 2, "="));
+    return find_long(entries, name);
+}
+
+ToolOrder tool_find_order(char **words, const GArray *entries)
+{
+    bool options_end = false, has_argument = false, has_list = false;
+    ToolOrder order = TOOL_ARGUMENTS_LAST;
+
+    for (unsigned i = 1; words[0] && words[i]; i++) {
+        const GOptionEntry *entry = options_end ? NULL : find_option(words[i], entries);
+        if (!options_end && strcmp(words[i], "--") == 0) {
+            options_end = true;
+        } else if (options_end || words[i][0] != '-' || !words[i][1]) {
+            has_argument = true;
+        } else if (entry && entry->arg == G_OPTION_ARG_FILENAME_ARRAY) {
+            order = !has_argument || order == TOOL_ARGUMENTS_FIRST ? order
+                  : has_list                                       ? TOOL_ARGUMENTS_BETWEEN
+                                                                   : TOOL_ARGUMENTS_FIRST;
+            has_list = true;
+        }
+        i += entry && tool_takes_value(entry) && !strchr(words[i], '=') && words[i + 1];
+    }
+    return order;
+}
+
 char **tool_numbers_last(char **argv)
 {
     g_autoptr(GStrvBuilder) words = g_strv_builder_new(), numbers = g_strv_builder_new();

@@ -18,6 +18,16 @@ bool tool_takes_value(const GOptionEntry *entry);
  */
 char **tool_split_letters(char **argv, const GArray *entries);
 
+/** Where the arguments stand that belong to no option. */
+typedef enum {
+    TOOL_ARGUMENTS_LAST,      /* behind all options that may be given again, or there is no such option */
+    TOOL_ARGUMENTS_FIRST,     /* the first one stands before them all */
+    TOOL_ARGUMENTS_BETWEEN,
+} ToolOrder;
+
+/** tool_find_order: @words as tool_split_letters() returns them. */
+ToolOrder tool_find_order(char **words, const GArray *entries);
+
 /**
  * tool_numbers_last:
  *

@@ -215,6 +215,7 @@ void tool_start(Tool *tool, const ToolCommand *command, int argc, char **argv)
         G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &tool->arguments, NULL, NULL,
     };
     g_auto(GStrv) words = argc > 0 ? tool_split_letters(argv, entries) : g_new0(char *, 1);
+    tool->order = tool_find_order(words, entries);
     g_array_append_val(entries, remaining);
     g_option_context_set_help_enabled(context, FALSE);
     g_option_context_add_main_entries(context, (const GOptionEntry *)entries->data, NULL);
@@ -239,17 +240,21 @@ void tool_gather_list(Tool *tool, char ***list)
 {
     unsigned n_old = *list ? g_strv_length(*list) : 0, n_more = tool->n_arguments - 1;
 
-    if (n_old == 0 && n_more > 0) {
+    bool is_first = tool->order == TOOL_ARGUMENTS_FIRST;
+    char *image = tool->arguments[is_first ? 0 : n_more];
+
+    if (n_more == 0) {
+        return;
+    }
+    if (n_old == 0 || tool->order == TOOL_ARGUMENTS_BETWEEN) {
         tool_usage(tool, "%s", tool->command->arguments_error);
     }
-    if (n_more > 0) {
-        *list = g_renew(char *, *list, n_old + n_more + 1);
-        memcpy(*list + n_old, tool->arguments, n_more * sizeof(char *));
-        (*list)[n_old + n_more] = NULL;
-        tool->arguments[0] = tool->arguments[n_more];
-        tool->arguments[1] = NULL;
-        tool->n_arguments = 1;
-    }
+    *list = g_renew(char *, *list, n_old + n_more + 1);
+    memcpy(*list + n_old, tool->arguments + (is_first ? 1 : 0), n_more * sizeof(char *));
+    (*list)[n_old + n_more] = NULL;
+    tool->arguments[0] = image;
+    tool->arguments[1] = NULL;
+    tool->n_arguments = 1;
 }
 
 char *tool_join_options(char **values)

@@ -7,12 +7,14 @@
 #include <stdint.h>
 
 #include "libqcow2.h"
+#include "tool-argv.h"
 #include "tool-command.h"
 
 typedef struct Tool {
     const ToolCommand *command;
     char **arguments;             /* what is left after the options; NULL-terminated */
     unsigned n_arguments;
+    ToolOrder order;
 
     /* The shared options. */
     char *format;
@@ -79,8 +81,8 @@ char *tool_snapshot_name(const char *text, GError **error);
  * tool_gather_list:
  * @list: the values of an option that may be given again, or NULL
  *
- * After "--option FILE FILE... IMAGE" all arguments but the last one belong to the option. Without the option
- * more than one argument is wrong usage.
+ * In "--option FILE FILE... IMAGE" and "IMAGE --option FILE FILE..." all arguments but IMAGE belong to the
+ * option. More than one argument is wrong usage without the option, and where IMAGE is neither.
  */
 void tool_gather_list(Tool *tool, char ***list);
 

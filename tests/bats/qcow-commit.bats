@@ -544,6 +544,26 @@ dirty() {
     assert_clean base.qcow2
 }
 
+@test "commit --preserve: the image comes last or first, and is never one that is to be preserved" {
+    CHAIN_SIZE=8M make_chain base.qcow2 top.qcow2
+    make_image a.qcow2 8M -b base.qcow2 -F qcow2
+    make_image b.qcow2 8M -b base.qcow2 -F qcow2
+    guest_write b.qcow2 0 64K B
+    guest_write top.qcow2 64K 64K C
+    note a.qcow2 b.qcow2 top.qcow2
+    remember_image base.qcow2 a.qcow2 b.qcow2 top.qcow2
+    run -2 qcow-commit --preserve a.qcow2 top.qcow2 --preserve b.qcow2 more.qcow2
+    run -2 qcow-commit top.qcow2 more.qcow2
+    assert_image_unchanged base.qcow2 a.qcow2 b.qcow2 top.qcow2
+    qcow-commit -q top.qcow2 --preserve a.qcow2 b.qcow2
+    assert_noted a.qcow2 b.qcow2 top.qcow2
+    assert_same_content base.qcow2 top.qcow2.raw
+    guest_write top.qcow2 0 64K D
+    note top.qcow2
+    qcow-commit -q --preserve=a.qcow2 b.qcow2 -- top.qcow2
+    assert_noted a.qcow2 b.qcow2 top.qcow2
+}
+
 @test "commit --preserve: again and again, and one that reads through a layer between" {
     make_three
     make_image a.qcow2 8M -b mid.qcow2 -F qcow2
@@ -696,6 +716,30 @@ dirty() {
     assert_clean base.qcow2
     [[ $(dirty base.qcow2 on) == "1048576 65536"$'\n'"2097152 131072" ]]
     [[ $(dirty base.qcow2 off) == "1048576 65536" ]]
+}
+
+@test "commit --bitmaps: one that was off in a merged layer does not vouch for it" {
+    require nbdinfo
+    CHAIN_SIZE=4M make_chain base.qcow2 top.qcow2
+    qemu-img bitmap --add base.qcow2 a
+    qemu-img bitmap --add --disable top.qcow2 a
+    guest_write top.qcow2 1M 64K A
+    qcow-commit -q --bitmaps top.qcow2
+    [[ $(dirty base.qcow2 a) == "1048576 65536" ]]
+}
+
+@test "commit --bitmaps: refused, before the first write, where one in the base is in use" {
+    CHAIN_SIZE=4M make_chain base.qcow2 top.qcow2
+    qemu-img bitmap --add base.qcow2 a
+    qemu-img bitmap --add top.qcow2 a
+    start_daemon stdbuf -oL qemu-io -c 'write 0 64K' -c 'sleep 60000' base.qcow2
+    wait_until grep -q "wrote 65536" daemon.log
+    kill_daemon "$daemon_pid"
+    guest_write top.qcow2 1M 64K A
+    remember_image base.qcow2 top.qcow2
+    run -1 qcow-commit --bitmaps top.qcow2
+    assert_output_has "bitmap 'a'" "is inconsistent; qcow-bitmap --remove deletes it"
+    assert_image_unchanged base.qcow2 top.qcow2
 }
 
 @test "commit --bitmaps: refused for a raw base" {

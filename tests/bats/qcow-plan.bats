@@ -183,6 +183,16 @@ written() {
     assert_clean active.qcow2
 }
 
+@test "plan --run: with image options" {
+    CHAIN_SIZE=4M make_chain base.qcow2 mid.qcow2 top.qcow2
+    guest_write mid.qcow2 0 64K A
+    guest_write top.qcow2 0 1M B
+    active_raw top.qcow2 top.raw
+    run -0 qcow-plan -q --run --image-opts --drop '[1]' driver=qcow2,file.filename=top.qcow2
+    assert_same_content top.qcow2 top.raw
+    [[ $(qemu-img info --output=json top.qcow2 | jq -r '."backing-filename"') == base.qcow2 ]]
+}
+
 @test "plan: reads only, and refuses what makes no sense" {
     make_days
     remember_image active.qcow2 tuesday.qcow2 monday.qcow2 base.qcow2

@@ -275,6 +275,13 @@ dirty() {
     (($(stat -c %s top.qcow2) < 9 * 1024 * 1024))
 }
 
+@test "pull: a loop of backing files is called one" {
+    CHAIN_SIZE=4M make_chain a.qcow2 b.qcow2
+    qemu-img rebase -u -b b.qcow2 -F qcow2 a.qcow2
+    run -1 qcow-pull b.qcow2
+    assert_output_has "the backing chain is a loop: 'b.qcow2' is already layer [0] of it"
+}
+
 @test "pull: a full disk changes nothing, and the same command does it when there is room" {
     small_disk 4M
     make_image base.qcow2 16M

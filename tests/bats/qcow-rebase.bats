@@ -51,6 +51,58 @@ assert_rebased() {
        $(delta_ranges theirs.qcow2 | awk '{ n += $2 } END { print n }') ]]
 }
 
+@test "rebase -u: only the header is written; without -b there is no backing file then" {
+    make_image base.qcow2 4M
+    make_image other.qcow2 4M
+    make_image top.qcow2 4M -b base.qcow2 -F qcow2
+    size=$(stat -c %s top.qcow2)
+    qcow-rebase -u -b other.qcow2 -F qcow2 top.qcow2
+    [[ $(stat -c %s top.qcow2) == "$size" ]]
+    assert_clean top.qcow2
+    [[ $(qemu-img info --output=json top.qcow2 | jq -r '."backing-filename"') == other.qcow2 ]]
+    qcow-rebase -u top.qcow2
+    [[ $(stat -c %s top.qcow2) == "$size" ]]
+    [[ $(qemu-img info --output=json top.qcow2 | jq '."backing-filename"') == null ]]
+    run -2 qcow-rebase top.qcow2
+    assert_output_has "Must specify backing file (-b) or use unsafe mode (-u)"
+    run -1 qcow-rebase -U -u top.qcow2
+    assert_output_has "force-share=on can only be used with read-only images"
+}
+
+@test "rebase, pull: an encrypted image cannot get data without its key" {
+    local secret=secret,id=s,data=pw
+    make_image base.qcow2 2M
+    guest_write base.qcow2 0 1M A
+    for format in luks aes; do
+        qemu-img create -q --object $secret -f qcow2 -o "encrypt.format=$format,encrypt.key-secret=s" \
+            -b base.qcow2 -F qcow2 top.qcow2
+        remember_image top.qcow2
+        run -1 qcow-pull top.qcow2
+        assert_output_has "the image is encrypted ($format)"
+        run -1 qcow-rebase -b '' top.qcow2
+        assert_output_has "the image is encrypted ($format)"
+        run -1 qcow-copy -n -O qcow2 base.qcow2 top.qcow2
+        assert_output_has "the image is encrypted ($format)"
+        assert_image_unchanged top.qcow2
+    done
+}
+
+@test "rebase -u, pull: an L2 table that counts as free is found before the first write" {
+    make_image base.qcow2 4M
+    make_image top.qcow2 4M -b base.qcow2 -F qcow2
+    guest_write top.qcow2 0 64K A
+    l1=$(peek_be top.qcow2 40 8)
+    table=$(($(peek_be top.qcow2 "$l1" 8) & 0xfffffffffffe00))
+    blocks=$(peek_be top.qcow2 48 8)
+    poke top.qcow2 $(($(peek_be top.qcow2 "$blocks" 8) + 2 * (table >> 16))) 0000
+    remember_image top.qcow2
+    for command in "qcow-rebase -u -b base.qcow2 -F qcow2" qcow-pull qcow-trim; do
+        run -1 $command top.qcow2
+        assert_output_has "entry 0 names the L2 table at" "whose refcount is 0; run qcow-check -r all"
+        assert_image_unchanged top.qcow2
+    done
+}
+
 @test "rebase -u: the name alone, also of a file that is not there" {
     make_bases
     run -0 qcow-rebase -u -b missing.qcow2 -F qcow2 top.qcow2
