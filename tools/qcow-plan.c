@@ -2,6 +2,7 @@
 /* qcow-plan: what it costs to drop points in time from a chain. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "tool-output.h"
 #include "tool-progress.h"
@@ -45,6 +46,7 @@ static const ToolCommand command = {
         { "0", "The plan was printed, or run." },
         { "1", "Failed." },
         { "2", "Wrong usage." },
+        { "130, 143", "Interrupted by SIGINT or SIGTERM; the chain reads as before." },
         { NULL },
     },
     .examples = (const ToolText[]) {
@@ -71,12 +73,22 @@ static char *shown_name(Qcow2Chain *chain, unsigned index)
     return qcow2_escape_name(name, -1);
 }
 
+/* A word for a shell, as it is where a shell sees nothing special in it. */
+static char *shell_word(Qcow2Chain *chain, unsigned index)
+{
+    static const char plain[] = G_CSET_a_2_z G_CSET_A_2_Z G_CSET_DIGITS "./_-+:@%,=";
+    g_autofree char *name = shown_name(chain, index);
+    bool is_plain = *name && *name != '-' && !name[strspn(name, plain)];
+
+    return is_plain ? g_steal_pointer(&name) : g_shell_quote(name);
+}
+
 static char *command_of(Qcow2Chain *chain, const Qcow2PlanStep *step)
 {
-    g_autofree char *layer = shown_name(chain, step->layer);
-    g_autofree char *top = shown_name(chain, 0);
+    g_autofree char *layer = shell_word(chain, step->layer);
+    g_autofree char *top = shell_word(chain, 0);
     bool has_other = step->other < qcow2_chain_n_layers(chain);
-    g_autofree char *other = has_other ? shown_name(chain, step->other) : NULL;
+    g_autofree char *other = has_other ? shell_word(chain, step->other) : NULL;
 
     if (step->kind == QCOW2_PLAN_PULL) {
         return has_other ? g_strdup_printf("qcow-pull -b %s %s", other, layer)

@@ -193,6 +193,16 @@ written() {
     [[ $(qemu-img info --output=json top.qcow2 | jq -r '."backing-filename"') == base.qcow2 ]]
 }
 
+@test "plan: the commands can be given to a shell" {
+    CHAIN_SIZE=4M make_chain base.qcow2 "my mid's.qcow2" top.qcow2
+    guest_write "my mid's.qcow2" 0 1M A
+    guest_write top.qcow2 0 64K B
+    active_raw top.qcow2 top.raw
+    qcow-plan --output=json --drop '[1]' top.qcow2 >plan.json
+    eval "$(jq -r '.groups[0].ways[].steps[0] | select(.operation == "commit").command' plan.json)"
+    assert_same_content "my mid's.qcow2" top.raw
+}
+
 @test "plan: reads only, and refuses what makes no sense" {
     make_days
     remember_image active.qcow2 tuesday.qcow2 monday.qcow2 base.qcow2
