@@ -57,18 +57,25 @@ static Qcow2Chain *chain_of_layer(Qcow2Layer *layer, const char *name, const Qco
     return chain;
 }
 
+Qcow2Chain *qcow2_chain_open_place(Qcow2Place *place, const char *name, const Qcow2OpenOptions *options,
+                                   GError **error)
+{
+    if (!set_format(place, options->format, error)) {
+        qcow2_place_free(place);
+        return NULL;
+    }
+    Qcow2Layer *layer = qcow2_layer_open(place, options, options->writable, error);
+    return layer ? chain_of_layer(layer, name, options) : NULL;
+}
+
 Qcow2Chain *qcow2_chain_open_in(const char *folder, const char *name, const Qcow2OpenOptions *options,
                                 GError **error)
 {
     static const Qcow2OpenOptions defaults = { 0 };
     const Qcow2OpenOptions *how = options ? options : &defaults;
-    g_autoptr(Qcow2Place) place = qcow2_place_parse(name, folder, how->image_opts, error);
+    Qcow2Place *place = qcow2_place_parse(name, folder, how->image_opts, error);
 
-    if (!place || !set_format(place, how->format, error)) {
-        return NULL;
-    }
-    Qcow2Layer *layer = qcow2_layer_open(g_steal_pointer(&place), how, how->writable, error);
-    return layer ? chain_of_layer(layer, name, how) : NULL;
+    return place ? qcow2_chain_open_place(place, name, how, error) : NULL;
 }
 
 Qcow2Chain *qcow2_chain_open(const char *name, const Qcow2OpenOptions *options, GError **error)
@@ -180,8 +187,11 @@ Qcow2Place *qcow2_backing_place(const Qcow2Layer *layer, GError **error)
 
 static Qcow2Place *place_below(Qcow2Layer *layer, GError **error)
 {
-    return layer->place->backing ? g_steal_pointer(&layer->place->backing)
-                                 : qcow2_backing_place(layer, error);
+    if (!layer->place->backing) {
+        return qcow2_backing_place(layer, error);
+    }
+    layer->below_was_given = true;
+    return g_steal_pointer(&layer->place->backing);
 }
 
 static bool is_same_place(const Qcow2Layer *a, const Qcow2Layer *b)
@@ -306,6 +316,44 @@ static bool is_named(const Qcow2Layer *layer, const char *word, const struct sta
             && layer->identity.inode == file->st_ino);
 }
 
+static bool is_recorded_as(const Qcow2Layer *above, const Qcow2Layer *layer, const char *word)
+{
+    g_autofree char *folder = qcow2_place_folder(above->place);
+    g_autoptr(Qcow2Place) place = folder ? qcow2_place_parse(word, folder, false, NULL) : NULL;
+    struct stat st;
+
+    if (!above->below_was_given && g_strcmp0(above->image->header.backing_name, word) == 0) {
+        return true;
+    }
+    return place && place->kind == QCOW2_PLACE_FILE && stat(place->target, &st) == 0
+        && is_named(layer, word, &st);
+}
+
+/* QEMU takes such names; unlike it, we do not take the first of several. All layers are open. */
+static bool find_by_recorded_name(const Qcow2Chain *chain, const char *word, unsigned *ret_index,
+                                  GError **error)
+{
+    *ret_index = 0;
+    for (unsigned i = 1; i < chain->layers->len; i++) {
+        if (!is_recorded_as(qcow2_chain_layer(chain, i - 1), qcow2_chain_layer(chain, i), word)) {
+            continue;
+        }
+        if (*ret_index > 0) {
+            return qcow2_fail(error, QCOW2_ERROR_AMBIGUOUS,
+                              "'%s': '%s' means layer [%u] of its backing chain, '%s', or [%u], '%s'; their"
+                              " indexes name them, too",
+                              qcow2_chain_layer_name(chain, 0), word, *ret_index,
+                              qcow2_chain_layer_name(chain, *ret_index), i, qcow2_chain_layer_name(chain, i));
+        }
+        *ret_index = i;
+    }
+    return *ret_index > 0
+        || qcow2_fail(error, QCOW2_ERROR_NOT_FOUND,
+                      "'%s': '%s' is not a layer of its backing chain%s; qcow-info --backing-chain lists the"
+                      " layers", qcow2_chain_layer_name(chain, 0), word,
+                      g_file_test(word, G_FILE_TEST_EXISTS) ? " (already merged?)" : "");
+}
+
 static bool find_by_name(Qcow2Chain *chain, const char *word, unsigned *ret_index, GError **error)
 {
     struct stat st;
@@ -321,10 +369,7 @@ static bool find_by_name(Qcow2Chain *chain, const char *word, unsigned *ret_inde
             return false;
         }
         if (!exists) {
-            return qcow2_fail(error, QCOW2_ERROR_NOT_FOUND,
-                              "'%s': '%s' is not a layer of its backing chain%s; qcow-info --backing-chain"
-                              " lists the layers",
-                              qcow2_chain_layer_name(chain, 0), word, is_file ? " (already merged?)" : "");
+            return find_by_recorded_name(chain, word, ret_index, error);
         }
     }
 }

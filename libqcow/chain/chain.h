@@ -16,6 +16,7 @@ typedef struct Qcow2Layer {
     Qcow2Image *image;
     Qcow2Place *place;
     bool format_was_probed;
+    bool below_was_given;             /* by the name of this layer, not by its header */
     Qcow2IoIdentity identity;         /* as it was when it was opened */
     bool has_data_identity;           /* a data file is open: */
     Qcow2IoIdentity data_identity;
@@ -55,6 +56,10 @@ const char *qcow2_chain_layer_name(const Qcow2Chain *chain, unsigned index);
 Qcow2Chain *qcow2_chain_open_in(const char *folder, const char *name, const Qcow2OpenOptions *options,
                                 GError **error);
 
+/** qcow2_chain_open_place: the same of a name that was parsed; takes @place. */
+Qcow2Chain *qcow2_chain_open_place(Qcow2Place *place, const char *name, const Qcow2OpenOptions *options,
+                                   GError **error);
+
 /**
  * qcow2_chain_open_io: a chain over bytes that need no opening, such as memory; takes a reference.
  * Relative names inside the image refer to the working directory.
@@ -72,9 +77,11 @@ Qcow2Chain *qcow2_chain_tail(Qcow2Chain *chain, unsigned first, GError **error);
 
 /**
  * qcow2_chain_find_layer:
- * @word: "[2]", or the name of a layer's file as qcow-info prints it, or another path to the same file
+ * @word: "[2]", or the name of a layer's file as qcow-info prints it, or another path to the same file; if it
+ *   is none of these, the name that the image above the layer has for it, relative to that image's folder
  *
- * Opens layers until it is found. Errors: QCOW2_ERROR_NOT_FOUND.
+ * Opens layers until it is found. Errors: QCOW2_ERROR_NOT_FOUND; QCOW2_ERROR_AMBIGUOUS for a name by which
+ * two images call different layers.
  */
 bool qcow2_chain_find_layer(Qcow2Chain *chain, const char *word, unsigned *ret_index, GError **error);
 

@@ -6,13 +6,20 @@
 #include "chain/chain.h"
 
 /**
- * qcow2_chain_backing_name:
- * @above, @below: layers, the lower one anywhere under the upper one
+ * qcow2_backing_name:
+ * @image: a layer of any chain
+ * @below: a layer of @chain, not its first
  *
- * The name of @below as @above would record it: as the chain records it now where that means the same in
- * another folder, else a path relative to the folder of @above. Free with g_free().
+ * The name of @below for the header of @image: it means that file, read as it is now, from the folder in
+ * which @image was opened and from that of its real file. It is the text that the chain records where that
+ * is so; else a path, relative where the name that @image has now is relative. Free with g_free().
+ *
+ * Errors: QCOW2_ERROR_UNSUPPORTED when no name says how the layer was opened.
  */
-char *qcow2_chain_backing_name(const Qcow2Chain *chain, unsigned above, unsigned below);
+char *qcow2_backing_name(const Qcow2Layer *image, const Qcow2Chain *chain, unsigned below, GError **error);
+
+/** qcow2_chain_backing_name: the same for a layer @above of the same chain. */
+char *qcow2_chain_backing_name(const Qcow2Chain *chain, unsigned above, unsigned below, GError **error);
 
 /**
  * qcow2_chain_format_name: "qcow2" or "raw", to be recorded.
@@ -25,10 +32,13 @@ const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, con
                                     GError **error);
 
 /**
- * qcow2_peek_backing: what the header of the file at @path names as its backing file, without locks, and
- * whatever else it says; NULL when it names none, or cannot be read.
+ * qcow2_peek_backing_name: what the header of the file at @path names as its backing file, without locks, and
+ * whatever else it says; NULL when it names none, or cannot be read. Free with g_free().
  * @ret_incompatible: the header's feature bits
  */
+char *qcow2_peek_backing_name(const char *path, uint64_t *ret_incompatible);
+
+/** qcow2_peek_backing: the same as a place; NULL also for a name that is not understood. */
 Qcow2Place *qcow2_peek_backing(const char *path, uint64_t *ret_incompatible);
 
 #endif

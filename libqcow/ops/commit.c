@@ -182,6 +182,28 @@ static bool check_layers(Qcow2Merge *merge, GError **error)
     return true;
 }
 
+bool qcow2_merge_renames(const Qcow2Merge *merge, unsigned index)
+{
+    return merge->base > index + 1 || qcow2_chain_layer(merge->chain, index)->below_was_given;
+}
+
+static bool check_name(const Qcow2Merge *merge, unsigned index, GError **error)
+{
+    g_autofree char *name = qcow2_merge_renames(merge, index)
+                          ? qcow2_chain_backing_name(merge->chain, index, merge->base, error) : g_strdup("");
+
+    return name != NULL;
+}
+
+/* That base can be named by what will be over it. */
+static bool check_names(const Qcow2Merge *merge, GError **error)
+{
+    if (merge->top == 0) {
+        return merge->options->keep_image || check_name(merge, 0, error);
+    }
+    return check_name(merge, merge->top - 1, error) && check_name(merge, merge->top, error);
+}
+
 /* ---- The room for it --------------------------------------------------------------------------- */
 
 /* A Qcow2NeedFunc. What is emptied or deleted comes last, so that none of it makes room for the rest. */
@@ -256,6 +278,7 @@ bool qcow2_merge_run(Qcow2Merge *merge, GError **error)
     }
     merge->result->base = g_strdup(qcow2_chain_layer_name(merge->chain, merge->base));
     return check_layers(merge, error)
+        && check_names(merge, error)
         && qcow2_merge_check_base(merge, error)
         && qcow2_merge_find_dependents(merge, error)
         && check_room(merge, error)

@@ -20,6 +20,18 @@ static bool name_file(const Qcow2Merge *merge, unsigned index, bool ok, GError *
     return ok;
 }
 
+static bool set_name(const Qcow2Merge *merge, unsigned index, Qcow2Batch *batch, GError **error)
+{
+    if (!qcow2_merge_renames(merge, index)) {
+        return true;
+    }
+    g_autofree char *name = qcow2_chain_backing_name(merge->chain, index, merge->base, error);
+    if (name) {
+        qcow2_batch_set_backing(batch, name, merge->base_format);
+    }
+    return name != NULL;
+}
+
 /* ---- The image itself, emptied ----------------------------------------------------------------- */
 
 static bool drop_everything(Qcow2Batch *batch, Qcow2Image *image, GError **error)
@@ -45,14 +57,10 @@ static bool rehearse_drop(void *data, GError **error)
 static bool empty_image(const Qcow2Merge *merge, GBytes *note, GError **error)
 {
     Qcow2Image *image = qcow2_chain_image(merge->chain, 0);
-    g_autofree char *name = qcow2_chain_backing_name(merge->chain, 0, merge->base);
     g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
 
-    bool ok = batch && drop_everything(batch, image, error);
+    bool ok = batch && drop_everything(batch, image, error) && set_name(merge, 0, batch, error);
 
-    if (ok && merge->base > 1) {
-        qcow2_batch_set_backing(batch, name, merge->base_format);
-    }
     if (ok && note) {
         qcow2_batch_set_ext(batch, QCOW2_EXT_MERGED, g_bytes_get_data(note, NULL), g_bytes_get_size(note));
     }
@@ -65,13 +73,10 @@ static bool empty_image(const Qcow2Merge *merge, GBytes *note, GError **error)
 
 static bool repoint(const Qcow2Merge *merge, unsigned index, GError **error)
 {
-    g_autofree char *name = qcow2_chain_backing_name(merge->chain, index, merge->base);
     g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(qcow2_chain_image(merge->chain, index), error);
+    bool ok = batch && set_name(merge, index, batch, error) && qcow2_batch_commit(batch, error);
 
-    if (batch) {
-        qcow2_batch_set_backing(batch, name, merge->base_format);
-    }
-    return name_file(merge, index, batch && qcow2_batch_commit(batch, error), error);
+    return name_file(merge, index, ok, error);
 }
 
 static Qcow2Keep keep_above(const Qcow2Merge *merge, Qcow2Chain *chain)
@@ -93,14 +98,14 @@ static bool repoint_above(Qcow2Merge *merge, GBytes *note, GError **error)
 {
     unsigned above = merge->top - 1;
     g_autoptr(Qcow2Chain) chain = qcow2_chain_tail(merge->chain, above, error);
-    g_autofree char *name = qcow2_chain_backing_name(merge->chain, above, merge->base);
+    g_autofree char *name = qcow2_chain_backing_name(merge->chain, above, merge->base, error);
     Qcow2Keep keep = keep_above(merge, chain);
 
     keep.set_backing = true;
     keep.backing_name = name;
     keep.backing_format = merge->base_format;
     keep.merge_note = note;
-    return chain && qcow2_keep(&keep, NULL, merge->progress, error);
+    return chain && name && qcow2_keep(&keep, NULL, merge->progress, error);
 }
 
 bool qcow2_merge_drop_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Room *room, GError **error)
@@ -211,7 +216,7 @@ bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error)
                                             : empty_image(merge, note, error);
 
     /* Top is valid over base as well, and must not lead through layers that are not. */
-    if (ok && merge->top > 0 && merge->base > merge->top + 1) {
+    if (ok && merge->top > 0 && qcow2_merge_renames(merge, merge->top)) {
         ok = repoint(merge, merge->top, error);
     }
     if (!ok) {

@@ -174,16 +174,16 @@ static bool find_below(Qcow2Merge *merge, Qcow2Chain *own, unsigned depth, Below
 
 /* ---- Images to preserve ------------------------------------------------------------------------ */
 
-static bool set_backing_name(const Qcow2Merge *merge, Qcow2Dependent *dependent, unsigned index)
+static bool set_backing_name(const Qcow2Merge *merge, Qcow2Dependent *dependent, unsigned index,
+                             GError **error)
 {
-    const Qcow2Place *base = qcow2_chain_layer(merge->chain, merge->base)->place;
-
     /* Through a layer that will not be valid: it has to name base itself. */
-    if (index > merge->top && index < merge->base) {
-        dependent->backing_name = base->kind == QCOW2_PLACE_FILE ? g_canonicalize_filename(base->target, NULL)
-                                                                 : g_strdup(base->target);
+    if (index <= merge->top || index >= merge->base) {
+        return true;
     }
-    return true;
+    dependent->backing_name = qcow2_backing_name(qcow2_chain_layer(dependent->own, 0), merge->chain,
+                                                 merge->base, error);
+    return dependent->backing_name != NULL;
 }
 
 static bool open_outside(Qcow2Merge *merge, const char *file, GError **error)
@@ -218,7 +218,7 @@ static bool find_chain(Qcow2Merge *merge, Qcow2Dependent *dependent, GError **er
     dependent->after_past = below.after_past;
     dependent->chain = qcow2_chain_stack(dependent->own, 0, below.now, error);
     qcow2_chain_free(below.now);
-    return dependent->chain && set_backing_name(merge, dependent, below.index);
+    return dependent->chain && set_backing_name(merge, dependent, below.index, error);
 }
 
 static bool find_chains(Qcow2Merge *merge, GError **error)
@@ -239,16 +239,18 @@ static bool add_layer(Qcow2Merge *merge, unsigned index, GError **error)
 
     dependent->chain = qcow2_chain_tail(merge->chain, index, error);
     dependent->snapshots_only = index <= merge->top;
+    bool ok = dependent->chain != NULL;
     /* What is above the top reads the same through it. */
     if (index >= merge->top && index < merge->base) {
         dependent->after = qcow2_chain_tail(merge->chain, merge->top, error);
         dependent->after_past = qcow2_chain_tail(merge->chain, merge->base, error);
-        if (index > merge->top && index + 1 < merge->base) {
-            dependent->backing_name = qcow2_chain_backing_name(merge->chain, index, merge->base);
+        if (index > merge->top && qcow2_merge_renames(merge, index)) {
+            dependent->backing_name = qcow2_chain_backing_name(merge->chain, index, merge->base, error);
+            ok = dependent->backing_name != NULL;
         }
     }
     g_ptr_array_add(merge->kept, dependent);
-    return dependent->chain != NULL;
+    return ok;
 }
 
 static bool add_preserved(Qcow2Merge *merge, const char *file, GError **error)

@@ -22,11 +22,11 @@
 
 static bool fits(const Qcow2Merge *merge, unsigned index, GBytes *note)
 {
-    g_autofree char *name = qcow2_chain_backing_name(merge->chain, index, merge->base);
+    g_autofree char *name = qcow2_chain_backing_name(merge->chain, index, merge->base, NULL);
     g_autoptr(GByteArray) old = g_byte_array_new();
     g_auto(Qcow2Header) header = { 0 };
 
-    if (!qcow2_image_read_header(qcow2_chain_image(merge->chain, index)->file, &header, old, NULL)) {
+    if (!name || !qcow2_image_read_header(qcow2_chain_image(merge->chain, index)->file, &header, old, NULL)) {
         return false;
     }
     g_autofree uint8_t *cluster = g_try_malloc(old->len);
@@ -39,9 +39,10 @@ static bool fits(const Qcow2Merge *merge, unsigned index, GBytes *note)
 
 static void add_line(const Qcow2Merge *merge, unsigned index, const char *kind, unsigned layer, GString *text)
 {
-    g_autofree char *name = qcow2_chain_backing_name(merge->chain, index, layer);
+    g_autofree char *name = qcow2_chain_backing_name(merge->chain, index, layer, NULL);
+    bool is_file = qcow2_chain_layer(merge->chain, layer)->place->kind == QCOW2_PLACE_FILE;
 
-    if (qcow2_chain_layer(merge->chain, layer)->place->kind == QCOW2_PLACE_FILE && !strchr(name, '\n')) {
+    if (name && is_file && !strchr(name, '\n')) {
         g_string_append_printf(text, "%s %s\n", kind, name);
     }
 }

@@ -78,6 +78,9 @@ bool qcow2_merge_clear_note(const Qcow2Merge *merge, unsigned index, GError **er
 bool qcow2_merge_finish(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options,
                         GError **error);
 
+/** qcow2_merge_renames: whether what the header of a layer above base names is not base. */
+bool qcow2_merge_renames(const Qcow2Merge *merge, unsigned index);
+
 /** qcow2_merge_is_retired: a layer between that is not kept: it is to be marked, or deleted. */
 bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index);
 

@@ -238,8 +238,8 @@ static bool try_pull(Qcow2PlanFile *file, GError **error)
     if (!chain || base == qcow2_chain_n_layers(chain)) {
         return chain && qcow2_keep(&keep, NULL, NULL, error);
     }
-    g_autoptr(Qcow2Chain) rest = qcow2_chain_tail(chain, base, error);
-    g_autofree char *name = qcow2_chain_backing_name(chain, 0, base);
+    g_autofree char *name = qcow2_chain_backing_name(chain, 0, base, error);
+    g_autoptr(Qcow2Chain) rest = name ? qcow2_chain_tail(chain, base, error) : NULL;
     keep.below = rest;
     keep.backing_name = name;
     keep.backing_format = rest ? qcow2_chain_format_name(chain, base, NULL, error) : NULL;

@@ -38,8 +38,8 @@ static bool find_base(Qcow2Chain *chain, const Qcow2PullOptions *options, unsign
 static bool pull_to_base(Qcow2Chain *chain, unsigned base, Qcow2Keep *keep, Qcow2MoveResult *ret_result,
                          const Qcow2PullOptions *options, Qcow2Progress *progress, GError **error)
 {
-    g_autofree char *name = qcow2_chain_backing_name(chain, 0, base);
-    g_autoptr(Qcow2Chain) below = qcow2_chain_tail(chain, base, error);
+    g_autofree char *name = qcow2_chain_backing_name(chain, 0, base, error);
+    g_autoptr(Qcow2Chain) below = name ? qcow2_chain_tail(chain, base, error) : NULL;
 
     keep->below = below;
     keep->backing_name = name;
