@@ -11,6 +11,9 @@
 
 #include "tool-output.h"
 
+/* From the first signal on; a safe point is nearer unless a server hangs. */
+#define PATIENCE_SECONDS 30u
+
 struct ToolProgress {
     Qcow2Progress *progress;
     FILE *stream;                 /* where the line goes; NULL when there is none */
@@ -66,10 +69,23 @@ static void on_tell(int signal_number)
     errno = saved_errno;
 }
 
+/* As if there were no handler: what a crash may leave is safe as well. */
+static void end_process(int signal_number)
+{
+    signal(signal_number, SIG_DFL);
+    raise(signal_number);
+}
+
+static void on_patience_lost(int signal_number)
+{
+    (void)signal_number;
+    end_process(atomic_load(&caught_signal));
+}
+
 /*
  * The first signal asks the library to stop. It cannot be heard while a server that hangs owes an answer, so
- * a later one ends the process as if there were no handler. Two at once are one: timeout(1) sends it to the
- * process and to its group.
+ * a later one, or enough time, ends the process. Two at once are one: timeout(1) sends it to the process and
+ * to its group.
  */
 static void on_stop(int signal_number)
 {
@@ -77,11 +93,12 @@ static void on_stop(int signal_number)
     long long now = (long long)time(NULL), first = 0;
 
     if (!atomic_compare_exchange_strong(&first_stop_at, &first, now) && now - first >= 2) {
-        signal(signal_number, SIG_DFL);
-        raise(signal_number);
+        end_process(signal_number);
         return;
     }
     atomic_store(&caught_signal, signal_number);
+    signal(SIGALRM, on_patience_lost);
+    alarm(PATIENCE_SECONDS);
     if (progress) {
         qcow2_progress_cancel(progress);
     }

@@ -6,6 +6,8 @@
 #define REPORT_INTERVAL_USEC (G_USEC_PER_SEC / 10)
 /* A signal handler cannot wake a sleeper, so sleepers look up this often. */
 #define SLEEP_SLICE_USEC     (G_USEC_PER_SEC / 20)
+/* Of the time in which nothing was moved, so much counts for what is moved then. */
+#define RATE_CREDIT_USEC     (G_USEC_PER_SEC / 4)
 
 struct Qcow2Progress {
     Qcow2ProgressFunc func;
@@ -52,7 +54,7 @@ void qcow2_progress_set_rate(Qcow2Progress *progress, uint64_t bytes_per_second)
     g_mutex_lock(&progress->mutex);
     progress->bytes_per_second = bytes_per_second;
     progress->rate_changes++;
-    progress->rate_free_at = 0;
+    progress->rate_free_at = g_get_monotonic_time();
     g_mutex_unlock(&progress->mutex);
 }
 
@@ -93,7 +95,9 @@ static gint64 charge_rate(Qcow2Progress *progress, uint64_t bytes, gint64 now)
         return now;
     }
     double cost_usec = (double) bytes / (double) progress->bytes_per_second * G_USEC_PER_SEC;
-    progress->rate_free_at = MAX(progress->rate_free_at, now) + (gint64) MIN(cost_usec, 1e15);
+    /* The work itself took time, too. */
+    progress->rate_free_at = MAX(progress->rate_free_at, now - RATE_CREDIT_USEC)
+                           + (gint64) MIN(cost_usec, 1e15);
     return progress->rate_free_at;
 }
 
