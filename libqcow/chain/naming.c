@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "chain/nbd-address.h"
 #include "io/backends.h"
 #include "util/error.h"
 
@@ -22,7 +23,7 @@ static bool is_same_target(const Qcow2Place *a, const Qcow2Place *b)
 {
     return a->kind == b->kind
         && (a->kind == QCOW2_PLACE_FILE ? is_same_file(a->target, b->target)
-                                        : strcmp(a->target, b->target) == 0);
+                                        : qcow2_nbd_is_same_export(a->target, b->target));
 }
 
 /* Whether @place is the layer's own file, and what it says beyond that. */
@@ -37,8 +38,6 @@ static bool is_layer(const Qcow2Place *place, const Qcow2Layer *layer)
                                                : place->data_file == own->data_file);
 }
 
-static bool names_layer(const Qcow2Place *place, const Qcow2Chain *chain, unsigned index);
-
 /* What is found below a layer that was opened by @place: the same as the chain has there? */
 static bool leads_below(const Qcow2Place *place, const Qcow2Chain *chain, unsigned index)
 {
@@ -49,16 +48,16 @@ static bool leads_below(const Qcow2Place *place, const Qcow2Chain *chain, unsign
         return is_last;
     }
     if (place->backing) {
-        return !is_last && names_layer(place->backing, chain, index + 1);
+        return !is_last && qcow2_place_is_layer(place->backing, chain, index + 1);
     }
     if (!layer->place->no_backing && !layer->below_was_given) {
         return true;    /* the chain goes on from its header, too */
     }
     g_autoptr(Qcow2Place) next = qcow2_backing_place(layer, NULL);
-    return next && !is_last && names_layer(next, chain, index + 1);
+    return next && !is_last && qcow2_place_is_layer(next, chain, index + 1);
 }
 
-static bool names_layer(const Qcow2Place *place, const Qcow2Chain *chain, unsigned index)
+bool qcow2_place_is_layer(const Qcow2Place *place, const Qcow2Chain *chain, unsigned index)
 {
     return is_layer(place, qcow2_chain_layer(chain, index)) && leads_below(place, chain, index);
 }
@@ -133,7 +132,7 @@ static bool means_layer_in(const char *name, const char *folder, const Qcow2Chai
 {
     g_autoptr(Qcow2Place) place = qcow2_place_parse(name, folder, false, NULL);
 
-    return place && (folder || !has_relative_path(place)) && names_layer(place, chain, index);
+    return place && (folder || !has_relative_path(place)) && qcow2_place_is_layer(place, chain, index);
 }
 
 static bool means_layer(const char *name, const Folders *folders, const Qcow2Chain *chain, unsigned index)

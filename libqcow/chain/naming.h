@@ -22,6 +22,12 @@ char *qcow2_backing_name(const Qcow2Layer *image, const Qcow2Chain *chain, unsig
 char *qcow2_chain_backing_name(const Qcow2Chain *chain, unsigned above, unsigned below, GError **error);
 
 /**
+ * qcow2_place_is_layer: whether what opens @place reads what the chain reads from @index on: the same file or
+ * export, in the same way, over the same layers.
+ */
+bool qcow2_place_is_layer(const Qcow2Place *place, const Qcow2Chain *chain, unsigned index);
+
+/**
  * qcow2_chain_format_name: "qcow2" or "raw", to be recorded.
  * @given: what the user says that it is; or NULL
  *

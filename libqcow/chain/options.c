@@ -10,6 +10,23 @@ static GHashTable *new_options(void)
     return g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
 }
 
+static bool flatten(GHashTable *options, const char *key, GVariant *value, GError **error);
+
+/* As QEMU does: the elements become "key.0", "key.1"… An empty one would be as if it were not there. */
+static bool flatten_array(GHashTable *options, const char *key, GVariant *array, GError **error)
+{
+    gsize n = g_variant_n_children(array);
+    bool ok = n > 0 || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "json: name: '%s' is an empty list", key);
+
+    for (gsize i = 0; ok && i < n; i++) {
+        g_autofree char *element_key = g_strdup_printf("%s.%zu", key, i);
+        g_autoptr(GVariant) boxed = g_variant_get_child_value(array, i);
+        g_autoptr(GVariant) element = g_variant_get_variant(boxed);
+        ok = flatten(options, element_key, element, error);
+    }
+    return ok;
+}
+
 static bool flatten(GHashTable *options, const char *key, GVariant *value, GError **error)
 {
     if (g_variant_is_of_type(value, G_VARIANT_TYPE_VARDICT)) {
@@ -24,6 +41,9 @@ static bool flatten(GHashTable *options, const char *key, GVariant *value, GErro
             g_variant_unref(member);
         }
         return ok;
+    }
+    if (g_variant_is_of_type(value, G_VARIANT_TYPE("av"))) {
+        return flatten_array(options, key, value, error);
     }
     if (g_variant_is_of_type(value, G_VARIANT_TYPE_STRING)) {
         g_hash_table_insert(options, g_strdup(key), g_variant_dup_string(value, NULL));

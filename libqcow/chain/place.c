@@ -18,6 +18,20 @@ void qcow2_place_free(Qcow2Place *place)
     g_free(place);
 }
 
+Qcow2Place *qcow2_place_copy(const Qcow2Place *place)
+{
+    if (!place) {
+        return NULL;
+    }
+    Qcow2Place *copy = g_memdup2(place, sizeof(*place));
+    copy->target = g_strdup(place->target);
+    copy->shown = g_strdup(place->shown);
+    copy->format = g_strdup(place->format);
+    copy->backing = qcow2_place_copy(place->backing);
+    copy->data_file = qcow2_place_copy(place->data_file);
+    return copy;
+}
+
 static Qcow2Place *new_place(Qcow2PlaceKind kind, char *target)
 {
     Qcow2Place *place = g_new0(Qcow2Place, 1);

@@ -25,6 +25,9 @@ struct Qcow2Place {
 void qcow2_place_free(Qcow2Place *place);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Place, qcow2_place_free)
 
+/** qcow2_place_copy: NULL for NULL. */
+Qcow2Place *qcow2_place_copy(const Qcow2Place *place);
+
 /**
  * qcow2_place_parse:
  * @folder: relative names are relative to it; NULL: to the working directory

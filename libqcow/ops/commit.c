@@ -214,8 +214,7 @@ static bool need(void *data, Qcow2NeedStep step, Qcow2Room *room, GError **error
     for (guint i = 0; i < merge->kept->len; i++) {
         const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
         Qcow2Keep keep = qcow2_merge_keep_of(merge, dependent);
-        if (dependent->after && !dependent->reads_through_kept
-            && !qcow2_keep_need(&keep, step, room, error)) {
+        if (dependent->after && !qcow2_keep_need(&keep, step, room, error)) {
             return false;
         }
     }

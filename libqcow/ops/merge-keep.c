@@ -1,18 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Images that read through the base of a commit: those that were named stay valid, and others are found by
- * reading the headers in the folders of the chain.
+ * Images that read through the base of a commit and were named: what each reads now, and what it would read
+ * afterwards. Those that were not named: ops/merge-siblings.c.
  */
 #include <string.h>
 #include <sys/stat.h>
 
 #include "chain/naming.h"
-#include "io/backends.h"
+#include "chain/nbd-address.h"
 #include "ops/merge.h"
 #include "util/error.h"
-
-/* Of images that are backed by each other outside the chain. */
-#define MAX_SIBLING_DEPTH 256u
 
 void qcow2_dependent_free(Qcow2Dependent *dependent)
 {
@@ -36,51 +33,78 @@ Qcow2Keep qcow2_merge_keep_of(const Qcow2Merge *merge, const Qcow2Dependent *dep
     };
 }
 
-/* ---- Files by identity ------------------------------------------------------------------------- */
+/* ---- Images by identity ------------------------------------------------------------------------ */
 
-static bool is_layer(const Qcow2Layer *layer, const struct stat *st)
+/* A file by what it is, also a device, of which no more is known; an export by its address. */
+static bool is_at(const Qcow2Layer *layer, const Qcow2Place *place, const struct stat *st)
 {
-    /* Also a device, of which no more is known; what has no inode is remote. */
-    return layer->identity.inode != 0 && layer->identity.device == st->st_dev
+    if (place->kind == QCOW2_PLACE_NBD) {
+        return layer->place->kind == QCOW2_PLACE_NBD
+            && qcow2_nbd_is_same_export(layer->place->target, place->target);
+    }
+    return st && layer->identity.inode != 0 && layer->identity.device == st->st_dev
         && layer->identity.inode == st->st_ino;
 }
 
-/* The layer of the merge's chain that a file is; UINT_MAX for none. */
-static unsigned index_of_file(const Qcow2Merge *merge, const struct stat *st)
+/* NULL: there is no such file, or it is none. */
+static const struct stat *look_at(const Qcow2Place *place, struct stat *st)
 {
+    return place->kind == QCOW2_PLACE_FILE && stat(place->target, st) == 0 ? st : NULL;
+}
+
+unsigned qcow2_merge_find_layer(const Qcow2Merge *merge, const Qcow2Place *place)
+{
+    struct stat buffer;
+    const struct stat *st = look_at(place, &buffer);
+
     for (unsigned i = 0; i < qcow2_chain_n_layers(merge->chain); i++) {
-        if (is_layer(qcow2_chain_layer(merge->chain, i), st)) {
+        if (is_at(qcow2_chain_layer(merge->chain, i), place, st)) {
             return i;
         }
     }
     return UINT_MAX;
 }
 
-static Qcow2Chain *find_kept(const Qcow2Merge *merge, const struct stat *st)
+Qcow2Chain *qcow2_merge_find_kept(const Qcow2Merge *merge, const Qcow2Place *place)
 {
+    struct stat buffer;
+    const struct stat *st = look_at(place, &buffer);
+
     for (guint i = 0; i < merge->kept->len; i++) {
-        Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
-        if (dependent->own && is_layer(qcow2_chain_layer(dependent->own, 0), st)) {
+        const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
+        if (dependent->own && is_at(qcow2_chain_layer(dependent->own, 0), place, st)) {
             return dependent->own;
         }
     }
     return NULL;
 }
 
-static Qcow2Chain *find_opened(const Qcow2Merge *merge, const struct stat *st)
+const Qcow2Dependent *qcow2_merge_find_kept_layer(const Qcow2Merge *merge, unsigned index)
 {
-    Qcow2Chain *kept = find_kept(merge, st);
+    const Qcow2Layer *layer = qcow2_chain_layer(merge->chain, index);
 
-    if (kept) {
-        return kept;
-    }
-    for (guint i = 0; i < merge->others->len; i++) {
-        Qcow2Chain *other = g_ptr_array_index(merge->others, i);
-        if (is_layer(qcow2_chain_layer(other, 0), st)) {
-            return other;
+    for (guint i = 0; i < merge->kept->len; i++) {
+        const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
+        if (!dependent->own && qcow2_chain_layer(dependent->chain, 0) == layer) {
+            return dependent;
         }
     }
     return NULL;
+}
+
+static Qcow2Chain *find_opened(const Qcow2Merge *merge, const Qcow2Place *place)
+{
+    struct stat buffer;
+    const struct stat *st = look_at(place, &buffer);
+    Qcow2Chain *kept = qcow2_merge_find_kept(merge, place);
+
+    for (guint i = 0; !kept && i < merge->others->len; i++) {
+        Qcow2Chain *other = g_ptr_array_index(merge->others, i);
+        if (is_at(qcow2_chain_layer(other, 0), place, st)) {
+            return other;
+        }
+    }
+    return kept;
 }
 
 /* ---- The chains of an image outside ------------------------------------------------------------ */
@@ -88,8 +112,7 @@ static Qcow2Chain *find_opened(const Qcow2Merge *merge, const struct stat *st)
 /* What is below an image that is opened alone: as it is, and as it will be. */
 typedef struct Below {
     unsigned index;               /* where the image's chain joins the merge's; UINT_MAX: nowhere */
-    Qcow2Chain *now, *after, *after_past;
-    bool through_kept;            /* an image that stays valid itself is between */
+    Qcow2Chain *now, *after, *after_past;    /* after: NULL when nothing changes */
 } Below;
 
 static bool find_below(Qcow2Merge *merge, Qcow2Chain *own, unsigned depth, Below *ret, GError **error);
@@ -102,20 +125,19 @@ static gboolean is_of(gconstpointer dependent, gconstpointer chain)
 /* An image between, which is opened for reading only. */
 static bool find_below_other(Qcow2Merge *merge, Qcow2Chain *other, unsigned depth, Below *ret, GError **error)
 {
+    bool is_kept = g_ptr_array_find_with_equal_func(merge->kept, other, is_of, NULL);
     Below deeper = { 0 };
 
     if (!find_below(merge, other, depth + 1, &deeper, error)) {
         return false;
     }
     ret->index = deeper.index;
-    ret->through_kept = deeper.through_kept
-                     || g_ptr_array_find_with_equal_func(merge->kept, other, is_of, NULL);
     ret->now = qcow2_chain_stack(other, 0, deeper.now, error);
-    if (ret->now && deeper.index > merge->top && deeper.index < merge->base) {
+    if (ret->now && !is_kept && deeper.index > merge->top && deeper.index < merge->base) {
         /* That image will not be valid, so that the one above it has to name base. */
         ret->after = g_steal_pointer(&deeper.after);
         ret->after_past = g_steal_pointer(&deeper.after_past);
-    } else if (ret->now && deeper.after) {
+    } else if (ret->now && !is_kept && deeper.after) {
         ret->after = qcow2_chain_stack(other, 0, deeper.after, error);
         ret->after_past = qcow2_chain_stack(other, 0, deeper.after_past, error);
     }
@@ -126,11 +148,14 @@ static bool find_below_other(Qcow2Merge *merge, Qcow2Chain *other, unsigned dept
     return ret->now != NULL;
 }
 
+/* A layer between that is kept goes on giving what it gives. */
 static bool join_chain(const Qcow2Merge *merge, unsigned index, Below *ret, GError **error)
 {
+    bool changes = index > merge->top && index <= merge->base && !qcow2_merge_find_kept_layer(merge, index);
+
     ret->index = index;
     ret->now = qcow2_chain_tail(merge->chain, index, error);
-    if (ret->now && index > merge->top && index <= merge->base) {
+    if (ret->now && changes) {
         ret->after = qcow2_chain_tail(merge->chain, merge->top, error);
         ret->after_past = qcow2_chain_tail(merge->chain, merge->base, error);
     }
@@ -142,34 +167,62 @@ static Qcow2Chain *open_other(Qcow2Merge *merge, const Qcow2Place *place, GError
     Qcow2OpenOptions options = merge->chain->options;
 
     options.writable = options.image_opts = false;
-    options.format = place->format;
-    Qcow2Chain *chain = qcow2_chain_open(place->target, &options, error);
+    options.format = NULL;
+    Qcow2Chain *chain = qcow2_chain_open_place(qcow2_place_copy(place), place->shown, &options, error);
     if (chain) {
         g_ptr_array_add(merge->others, chain);
     }
     return chain;
 }
 
-static bool find_below(Qcow2Merge *merge, Qcow2Chain *own, unsigned depth, Below *ret, GError **error)
+/* What its name says, or else its header; NULL without error: nothing. */
+static Qcow2Place *place_below(const Qcow2Layer *layer, GError **error)
 {
-    g_autoptr(Qcow2Place) place = qcow2_backing_place(qcow2_chain_layer(own, 0), NULL);
-    struct stat st;
-
-    ret->index = UINT_MAX;
-    if (!place || place->kind != QCOW2_PLACE_FILE || stat(place->target, &st) != 0) {
-        return true;
+    if (layer->place->backing || layer->place->no_backing) {
+        return qcow2_place_copy(layer->place->backing);
     }
-    unsigned index = index_of_file(merge, &st);
+    Qcow2Place *place = NULL;
+    GError *cause = NULL;
+    if (layer->image->header.backing_name && !(place = qcow2_backing_place(layer, &cause))) {
+        g_propagate_prefixed_error(error, cause, "'%s': its backing file: ", layer->place->shown);
+    }
+    return place;
+}
+
+static bool find_below_place(Qcow2Merge *merge, Qcow2Chain *own, const Qcow2Place *place, unsigned depth,
+                             Below *ret, GError **error)
+{
+    const char *name = qcow2_chain_layer_name(own, 0);
+    unsigned index = qcow2_merge_find_layer(merge, place);
+
+    if (index != UINT_MAX && !qcow2_place_is_layer(place, merge->chain, index)) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "'%s': it reads '%s' in another way than the chain does, so it cannot be preserved",
+                          name, qcow2_chain_layer_name(merge->chain, index));
+    }
     if (index != UINT_MAX) {
         return join_chain(merge, index, ret, error);
     }
     if (depth >= QCOW2_MAX_LAYERS) {
-        return qcow2_fail(error, QCOW2_ERROR_CORRUPT, "'%s': the backing chain is a loop",
-                          qcow2_chain_layer_name(own, 0));
+        return qcow2_fail(error, QCOW2_ERROR_CORRUPT, "'%s': the backing chain is a loop", name);
     }
-    Qcow2Chain *other = find_opened(merge, &st);
+    Qcow2Chain *other = find_opened(merge, place);
     return (other || (other = open_other(merge, place, error)))
         && find_below_other(merge, other, depth, ret, error);
+}
+
+static bool find_below(Qcow2Merge *merge, Qcow2Chain *own, unsigned depth, Below *ret, GError **error)
+{
+    GError *cause = NULL;
+    g_autoptr(Qcow2Place) place = place_below(qcow2_chain_layer(own, 0), &cause);
+
+    ret->index = UINT_MAX;
+    if (cause) {
+        g_propagate_error(error, cause);
+        return false;
+    }
+    return !place || (place->kind == QCOW2_PLACE_FILE && !g_file_test(place->target, G_FILE_TEST_EXISTS))
+        || find_below_place(merge, own, place, depth, ret, error);
 }
 
 /* ---- Images to preserve ------------------------------------------------------------------------ */
@@ -178,7 +231,7 @@ static bool set_backing_name(const Qcow2Merge *merge, Qcow2Dependent *dependent,
                              GError **error)
 {
     /* Through a layer that will not be valid: it has to name base itself. */
-    if (index <= merge->top || index >= merge->base) {
+    if (!dependent->after || index <= merge->top || index >= merge->base) {
         return true;
     }
     dependent->backing_name = qcow2_backing_name(qcow2_chain_layer(dependent->own, 0), merge->chain,
@@ -186,7 +239,7 @@ static bool set_backing_name(const Qcow2Merge *merge, Qcow2Dependent *dependent,
     return dependent->backing_name != NULL;
 }
 
-static bool open_outside(Qcow2Merge *merge, const char *file, GError **error)
+static bool open_outside(Qcow2Merge *merge, const Qcow2Place *place, GError **error)
 {
     Qcow2OpenOptions options = merge->chain->options;
     Qcow2Dependent *dependent = g_new0(Qcow2Dependent, 1);
@@ -195,8 +248,15 @@ static bool open_outside(Qcow2Merge *merge, const char *file, GError **error)
     options.image_opts = false;
     options.format = NULL;
     g_ptr_array_add(merge->kept, dependent);
-    dependent->own = qcow2_chain_open(file, &options, error);
+    dependent->own = qcow2_chain_open_place(qcow2_place_copy(place), place->shown, &options, error);
     return dependent->own != NULL;
+}
+
+static bool refuse_nothing(const Qcow2Merge *merge, const char *name, GError **error)
+{
+    return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                      "'%s': it reads nothing through '%s', so there is nothing to preserve", name,
+                      qcow2_chain_layer_name(merge->chain, merge->base));
 }
 
 /* When all are open: one may be backed by another. */
@@ -207,15 +267,12 @@ static bool find_chain(Qcow2Merge *merge, Qcow2Dependent *dependent, GError **er
     if (!find_below(merge, dependent->own, 0, &below, error)) {
         return false;
     }
-    if (below.index == UINT_MAX) {
-        return qcow2_fail(error, QCOW2_ERROR_INVALID,
-                          "'%s': it reads nothing through '%s', so there is nothing to preserve",
-                          qcow2_chain_layer_name(dependent->own, 0),
-                          qcow2_chain_layer_name(merge->chain, merge->base));
-    }
-    dependent->reads_through_kept = below.through_kept;
     dependent->after = below.after;
     dependent->after_past = below.after_past;
+    if (below.index == UINT_MAX || below.index > merge->base) {
+        g_clear_pointer(&below.now, qcow2_chain_free);
+        return refuse_nothing(merge, qcow2_chain_layer_name(dependent->own, 0), error);
+    }
     dependent->chain = qcow2_chain_stack(dependent->own, 0, below.now, error);
     qcow2_chain_free(below.now);
     return dependent->chain && set_backing_name(merge, dependent, below.index, error);
@@ -253,15 +310,38 @@ static bool add_layer(Qcow2Merge *merge, unsigned index, GError **error)
     return ok;
 }
 
+static bool add_preserved_layer(Qcow2Merge *merge, unsigned index, GError **error)
+{
+    const char *name = qcow2_chain_layer_name(merge->chain, index);
+
+    if (index == merge->base) {
+        return qcow2_fail(error, QCOW2_ERROR_INVALID,
+                          "'%s': it is the base, which is to read as '%s' does, so it cannot be preserved;"
+                          " a copy of it can stay as it is (qcow-copy)", name,
+                          qcow2_chain_layer_name(merge->chain, merge->top));
+    }
+    if (index > merge->base) {
+        return refuse_nothing(merge, name, error);
+    }
+    return qcow2_merge_find_kept_layer(merge, index) || add_layer(merge, index, error);
+}
+
 static bool add_preserved(Qcow2Merge *merge, const char *file, GError **error)
 {
-    struct stat st;
+    g_autoptr(Qcow2Place) place = qcow2_place_parse(file, NULL, false, error);
 
-    if (stat(file, &st) != 0) {
+    if (!place) {
+        return false;
+    }
+    if (place->kind == QCOW2_PLACE_FILE && !g_file_test(place->target, G_FILE_TEST_EXISTS)) {
         return qcow2_fail(error, QCOW2_ERROR_NOT_FOUND, "'%s': No such file or directory", file);
     }
-    unsigned index = index_of_file(merge, &st);
-    return index == UINT_MAX ? open_outside(merge, file, error) : add_layer(merge, index, error);
+    unsigned index = qcow2_merge_find_layer(merge, place);
+    if (index != UINT_MAX) {
+        return add_preserved_layer(merge, index, error);
+    }
+    /* The same image may be named twice. */
+    return qcow2_merge_find_kept(merge, place) || open_outside(merge, place, error);
 }
 
 /* Those that others are backed by come first: the others then find them as they will be. */
@@ -270,152 +350,6 @@ static gint by_depth(gconstpointer a, gconstpointer b)
     const Qcow2Dependent *const *x = a, *const *y = b;
 
     return (gint)qcow2_chain_n_layers((*x)->chain) - (gint)qcow2_chain_n_layers((*y)->chain);
-}
-
-static bool is_covered(const Qcow2Merge *merge, const Qcow2Layer *layer)
-{
-    for (guint i = 0; i < merge->kept->len; i++) {
-        const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
-        if (qcow2_chain_layer(dependent->chain, 0) == layer) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* ---- Images that were not named ---------------------------------------------------------------- */
-
-static bool check_snapshots(Qcow2Merge *merge, unsigned index, GError **error)
-{
-    g_autoptr(Qcow2Chain) chain = qcow2_chain_tail(merge->chain, index, error);
-    Qcow2Keep keep = {
-        .chain = chain,
-        .below = merge->top_chain,
-        .below_past = merge->base_chain,
-        .past_from = qcow2_chain_image(merge->chain, merge->top)->size,
-        .snapshots_only = true,
-    };
-    g_autofree char *changed = NULL;
-    uint64_t bytes;
-
-    if (!chain || !qcow2_keep_count(&keep, &bytes, &changed, error)) {
-        return false;
-    }
-    return bytes == 0
-        || qcow2_fail(error, QCOW2_ERROR_IN_USE,
-                      "'%s': its internal snapshot '%s' would read otherwise; --preserve %s copies into it"
-                      " what it reads, --force merges all the same",
-                      qcow2_chain_layer_name(merge->chain, index), changed,
-                      qcow2_chain_layer_name(merge->chain, index));
-}
-
-/*
- * The layer of the merge's chain that the file at @path is backed by, through other images perhaps; UINT_MAX
- * for none. One that is kept and lies between gives what it gave. What cannot be read is no such image.
- */
-static unsigned find_named_layer(const Qcow2Merge *merge, const char *path)
-{
-    g_autofree char *at = g_strdup(path);
-    uint64_t incompatible = 0;
-    struct stat st;
-
-    for (unsigned depth = 0; depth < MAX_SIBLING_DEPTH; depth++) {
-        g_autoptr(Qcow2Place) place = qcow2_peek_backing(at, &incompatible);
-        /* What is marked reads garbage anyway. */
-        if (!place || place->kind != QCOW2_PLACE_FILE || (incompatible & QCOW2_INCOMPAT_MERGED)
-            || stat(place->target, &st) != 0) {
-            return UINT_MAX;
-        }
-        unsigned index = index_of_file(merge, &st);
-        if (index != UINT_MAX || find_kept(merge, &st)) {
-            return index;
-        }
-        g_free(at);
-        at = g_strdup(place->target);
-    }
-    return UINT_MAX;
-}
-
-static bool will_be_deleted(const Qcow2Merge *merge, unsigned index)
-{
-    return merge->options->delete_merged && index >= MAX(merge->top, 1) && index < merge->base;
-}
-
-static bool check_named_layer(const Qcow2Merge *merge, const char *path, unsigned index, bool is_kept,
-                              GError **error)
-{
-    const char *layer = qcow2_chain_layer_name(merge->chain, index);
-    bool is_between = index > merge->top && index < merge->base;
-    bool changes = is_between || (index == merge->base && merge->changes_base);
-
-    if (will_be_deleted(merge, index) && !(is_kept && changes)) {
-        return qcow2_fail(error, QCOW2_ERROR_IN_USE, "'%s' is backed by '%s', which --delete would delete",
-                          path, layer);
-    }
-    return !changes || is_kept || merge->options->force
-        || qcow2_fail(error, QCOW2_ERROR_IN_USE,
-                      "'%s' is backed by '%s' and would read otherwise; --preserve %s copies into it what it"
-                      " reads, --force merges all the same", path, layer, path);
-}
-
-static bool check_file(const Qcow2Merge *merge, const char *path, GError **error)
-{
-    struct stat st;
-
-    if (stat(path, &st) != 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-        || index_of_file(merge, &st) != UINT_MAX) {
-        return true;
-    }
-    unsigned index = find_named_layer(merge, path);
-    return index == UINT_MAX || check_named_layer(merge, path, index, find_kept(merge, &st), error);
-}
-
-/* Images that those to preserve are backed by, wherever they are. */
-static bool check_others(const Qcow2Merge *merge, GError **error)
-{
-    for (guint i = 0; i < merge->others->len; i++) {
-        const Qcow2Place *place = qcow2_chain_layer(g_ptr_array_index(merge->others, i), 0)->place;
-        if (!check_file(merge, place->target, error)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool check_folder(const Qcow2Merge *merge, const char *folder, GError **error)
-{
-    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
-    const char *name;
-
-    while (dir && (name = g_dir_read_name(dir))) {
-        bool is_here = strcmp(folder, ".") == 0;
-        g_autofree char *path = is_here ? g_strdup(name) : g_build_filename(folder, name, NULL);
-        if (!check_file(merge, path, error)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool check_folders(const Qcow2Merge *merge, GError **error)
-{
-    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-
-    for (unsigned i = 0; i < qcow2_chain_n_layers(merge->chain); i++) {
-        g_autofree char *folder = qcow2_place_folder(qcow2_chain_layer(merge->chain, i)->place);
-        if (!folder) {
-            continue;
-        }
-        const char *opened = *folder ? folder : ".";
-        /* Volumes have folders of their own; all devices of a machine are nobody's chain. */
-        if (strcmp(opened, "/dev") != 0 && !g_hash_table_contains(seen, opened)) {
-            g_hash_table_add(seen, g_strdup(opened));
-            if (!check_folder(merge, opened, error)) {
-                return false;
-            }
-        }
-    }
-    return true;
 }
 
 bool qcow2_merge_find_dependents(Qcow2Merge *merge, GError **error)
@@ -431,14 +365,5 @@ bool qcow2_merge_find_dependents(Qcow2Merge *merge, GError **error)
         return false;
     }
     g_ptr_array_sort(merge->kept, by_depth);
-    if (!qcow2_merge_find_changes(merge, error)) {
-        return false;
-    }
-    bool asks = merge->changes_base && !merge->options->force;
-    for (unsigned i = merge->top; asks && i < merge->base; i++) {
-        if (!is_covered(merge, qcow2_chain_layer(merge->chain, i)) && !check_snapshots(merge, i, error)) {
-            return false;
-        }
-    }
-    return check_others(merge, error) && check_folders(merge, error);
+    return qcow2_merge_find_changes(merge, error) && qcow2_merge_check_siblings(merge, error);
 }

@@ -27,11 +27,11 @@ typedef struct Qcow2Merge {
 typedef struct Qcow2Dependent {
     Qcow2Chain *own;              /* the image alone; NULL: a layer of the merge's chain */
     Qcow2Chain *chain;            /* the image over what it reads now */
-    Qcow2Chain *after;            /* below it afterwards, up to the size of top; NULL: nothing changes */
+    Qcow2Chain *after;            /* below it afterwards, up to the size of top; NULL: nothing changes, or
+                                     another one of them is between, which loses nothing */
     Qcow2Chain *after_past;       /* past that */
     char *backing_name;           /* NULL: it keeps the name that it has */
     bool snapshots_only;
-    bool reads_through_kept;      /* another one of them is between, which loses nothing */
 } Qcow2Dependent;
 
 /** qcow2_merge_init: the rest, and which chain and layers, is the caller's. */
@@ -47,9 +47,22 @@ Qcow2Keep qcow2_merge_keep_of(const Qcow2Merge *merge, const Qcow2Dependent *dep
 
 /**
  * qcow2_merge_find_dependents: opens the images to preserve and finds out about all others.
- * Errors: QCOW2_ERROR_IN_USE for an image that would read otherwise and is not covered, by its name.
+ * Errors: QCOW2_ERROR_IN_USE for an image that would read otherwise and is not covered, by its name;
+ * QCOW2_ERROR_INVALID for one to preserve that reads nothing through base.
  */
 bool qcow2_merge_find_dependents(Qcow2Merge *merge, GError **error);
+
+/** qcow2_merge_check_siblings: the second half of it; those to preserve, and what base will be, are known. */
+bool qcow2_merge_check_siblings(Qcow2Merge *merge, GError **error);
+
+/** qcow2_merge_find_layer: the layer of the merge's chain at @place, however it is opened; UINT_MAX: none. */
+unsigned qcow2_merge_find_layer(const Qcow2Merge *merge, const Qcow2Place *place);
+
+/** qcow2_merge_find_kept: the image outside the chain at @place, if it is to be preserved; or NULL. */
+Qcow2Chain *qcow2_merge_find_kept(const Qcow2Merge *merge, const Qcow2Place *place);
+
+/** qcow2_merge_find_kept_layer: what a layer of the chain was named for to be preserved; NULL: it was not. */
+const Qcow2Dependent *qcow2_merge_find_kept_layer(const Qcow2Merge *merge, unsigned index);
 
 /** qcow2_merge_find_changes: whether the base will read otherwise; a merge that was done changes nothing. */
 bool qcow2_merge_find_changes(Qcow2Merge *merge, GError **error);

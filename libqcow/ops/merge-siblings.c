@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What reads through the base of a commit and was not named to be preserved: internal snapshots of the merged
+ * layers, and images in the folders of the chain, found by reading their headers.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "chain/mentions.h"
+#include "chain/naming.h"
+#include "ops/merge.h"
+#include "util/error.h"
+
+/* Headers that are read for one image outside the chain: those that are backed by each other end. */
+#define MAX_HEADERS 1000u
+
+/* ---- Snapshots of the merged layers ------------------------------------------------------------ */
+
+/* Whether the layers that the image goes through now stay, with what they give. */
+static bool keeps_image(const Qcow2Merge *merge)
+{
+    return merge->top == 0 && merge->options->keep_image;
+}
+
+static bool check_snapshots(Qcow2Merge *merge, unsigned index, GError **error)
+{
+    g_autoptr(Qcow2Chain) chain = qcow2_chain_tail(merge->chain, index, error);
+    Qcow2Keep keep = {
+        .chain = chain,
+        .below = merge->top_chain,
+        .below_past = merge->base_chain,
+        .past_from = qcow2_chain_image(merge->chain, merge->top)->size,
+        .snapshots_only = true,
+    };
+    g_autofree char *changed = NULL;
+    uint64_t bytes;
+
+    if (!chain || !qcow2_keep_count(&keep, &bytes, &changed, error)) {
+        return false;
+    }
+    return bytes == 0
+        || qcow2_fail(error, QCOW2_ERROR_IN_USE,
+                      "'%s': its internal snapshot '%s' would read otherwise; --preserve %s copies into it"
+                      " what it reads, --force merges all the same",
+                      qcow2_chain_layer_name(merge->chain, index), changed,
+                      qcow2_chain_layer_name(merge->chain, index));
+}
+
+/* Top's snapshots lose the layers between with it, also where base holds already what is to be merged. */
+static bool check_layers(Qcow2Merge *merge, GError **error)
+{
+    for (unsigned i = merge->top; i < merge->base; i++) {
+        bool leaves_layers = i == merge->top && merge->base > merge->top + 1 && !keeps_image(merge);
+        if ((merge->changes_base || leaves_layers) && !qcow2_merge_find_kept_layer(merge, i)
+            && !check_snapshots(merge, i, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- Images ------------------------------------------------------------------------------------ */
+
+/* An image outside the chain. */
+typedef struct Sibling {
+    const Qcow2Merge *merge;
+    const char *path;
+    bool is_kept;
+    unsigned n_headers;           /* that were read for it */
+    const char *unclear;          /* why a name on the way down is not understood; NULL: all are */
+} Sibling;
+
+static bool will_be_deleted(const Qcow2Merge *merge, unsigned index)
+{
+    return merge->options->delete_merged && !keeps_image(merge) && index >= MAX(merge->top, 1)
+        && index < merge->base && !qcow2_merge_find_kept_layer(merge, index);
+}
+
+/* Whether what reads this layer, as @place says, would read otherwise; what is marked cannot be read. */
+static bool will_change(const Qcow2Merge *merge, unsigned index, const Qcow2Place *place)
+{
+    if (index > merge->top && index < merge->base) {
+        return !qcow2_merge_find_kept_layer(merge, index) && (merge->changes_base || !keeps_image(merge));
+    }
+    if (index == merge->base) {
+        return merge->changes_base;
+    }
+    /* The top reads the same, but not all of it comes from where it came from. */
+    return index == merge->top && !keeps_image(merge)
+        && !qcow2_place_is_layer(place, merge->chain, index);
+}
+
+static bool check_layer(const Sibling *self, unsigned index, const Qcow2Place *place, GError **error)
+{
+    const Qcow2Merge *merge = self->merge;
+    const char *layer = qcow2_chain_layer_name(merge->chain, index);
+    bool changes = will_change(merge, index, place);
+
+    if (will_be_deleted(merge, index) && !(self->is_kept && changes)) {
+        return qcow2_fail(error, QCOW2_ERROR_IN_USE, "'%s' is backed by '%s', which --delete would delete",
+                          self->path, layer);
+    }
+    if (!changes || self->is_kept || merge->options->force) {
+        return true;
+    }
+    return self->unclear
+         ? qcow2_fail(error, QCOW2_ERROR_IN_USE,
+                      "'%s' is backed by '%s' and would read otherwise; it cannot be preserved (%s), --force"
+                      " merges all the same", self->path, layer, self->unclear)
+         : qcow2_fail(error, QCOW2_ERROR_IN_USE,
+                      "'%s' is backed by '%s' and would read otherwise; --preserve %s copies into it what it"
+                      " reads, --force merges all the same", self->path, layer, self->path);
+}
+
+static bool check_doubt(const Sibling *self, const char *name, GError **error)
+{
+    const Qcow2Merge *merge = self->merge;
+    bool changes = merge->changes_base || merge->base > merge->top + 1 || merge->options->delete_merged;
+
+    return !changes || self->is_kept || merge->options->force
+        || qcow2_fail(error, QCOW2_ERROR_IN_USE,
+                      "'%s' may be backed by '%s' and read otherwise then: its backing file '%s' is not"
+                      " understood (%s); move it to another folder if it is not, --force merges all the same",
+                      self->path, qcow2_chain_layer_name(merge->chain, merge->base), name, self->unclear);
+}
+
+static bool check_header(Sibling *self, const char *path, GError **error);
+
+/* What is below @place is looked at as well, until it joins the chain. */
+static bool check_place(Sibling *self, const Qcow2Place *place, GError **error)
+{
+    unsigned index = qcow2_merge_find_layer(self->merge, place);
+
+    if (index != UINT_MAX) {
+        return check_layer(self, index, place, error);
+    }
+    if (qcow2_merge_find_kept(self->merge, place)) {
+        return true;
+    }
+    if (place->backing || place->no_backing) {
+        return !place->backing || check_place(self, place->backing, error);
+    }
+    return place->kind != QCOW2_PLACE_FILE || check_header(self, place->target, error);
+}
+
+/* A name that is not understood, or no file: for QEMU it may be one all the same. */
+static bool check_mentioned(Sibling *self, const char *name, const char *folder, const char *unclear,
+                            GError **error)
+{
+    const char *unclear_above = self->unclear;
+    bool is_clear, ok = true;
+    g_autoptr(GPtrArray) places = qcow2_places_mentioned(name, folder, &is_clear);
+
+    self->unclear = unclear;
+    for (guint i = 0; ok && i < places->len; i++) {
+        ok = check_place(self, g_ptr_array_index(places, i), error);
+    }
+    ok = ok && (is_clear || check_doubt(self, name, error));
+    self->unclear = unclear_above;
+    return ok;
+}
+
+static bool exists(const Qcow2Place *place)
+{
+    return place->kind != QCOW2_PLACE_FILE || g_file_test(place->target, G_FILE_TEST_EXISTS);
+}
+
+/* What cannot be read, or is marked, has nothing that could change. */
+static bool check_header(Sibling *self, const char *path, GError **error)
+{
+    g_autofree char *folder = g_path_get_dirname(path);
+    g_autoptr(GError) cause = NULL;
+    uint64_t incompatible = 0;
+
+    if (self->n_headers++ >= MAX_HEADERS) {
+        return true;
+    }
+    g_autofree char *name = qcow2_peek_backing_name(path, &incompatible);
+    if (!name || (incompatible & QCOW2_INCOMPAT_MERGED)) {
+        return true;
+    }
+    g_autoptr(Qcow2Place) place = qcow2_place_parse(name, folder, false, &cause);
+    if (place && exists(place)) {
+        return check_place(self, place, error);
+    }
+    return check_mentioned(self, name, folder, cause ? cause->message : "there is no such file", error);
+}
+
+/* ---- Where they are ---------------------------------------------------------------------------- */
+
+static bool check_place_at(const Qcow2Merge *merge, const char *path, const Qcow2Place *place, GError **error)
+{
+    Sibling sibling = { .merge = merge, .path = path };
+
+    if (qcow2_merge_find_layer(merge, place) != UINT_MAX) {
+        return true;
+    }
+    sibling.is_kept = qcow2_merge_find_kept(merge, place);
+    if (place->backing || place->no_backing) {
+        return !place->backing || check_place(&sibling, place->backing, error);
+    }
+    return place->kind != QCOW2_PLACE_FILE || check_header(&sibling, place->target, error);
+}
+
+static bool check_chain(const Qcow2Merge *merge, const Qcow2Chain *chain, GError **error)
+{
+    const Qcow2Place *place = qcow2_chain_layer(chain, 0)->place;
+
+    return check_place_at(merge, place->shown, place, error);
+}
+
+/* Those to preserve, and images that they are backed by, wherever they are. */
+static bool check_opened(const Qcow2Merge *merge, GError **error)
+{
+    for (guint i = 0; i < merge->kept->len; i++) {
+        const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
+        if (dependent->own && !check_chain(merge, dependent->own, error)) {
+            return false;
+        }
+    }
+    for (guint i = 0; i < merge->others->len; i++) {
+        if (!check_chain(merge, g_ptr_array_index(merge->others, i), error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool check_folder(const Qcow2Merge *merge, const char *folder, GError **error)
+{
+    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        bool is_here = strcmp(folder, ".") == 0;
+        g_autofree char *path = is_here ? g_strdup(name) : g_build_filename(folder, name, NULL);
+        Qcow2Place place = { .kind = QCOW2_PLACE_FILE, .target = path, .shown = path };
+        if (!check_place_at(merge, path, &place, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* @folder: "" for the working directory */
+static bool check_folder_once(const Qcow2Merge *merge, const char *folder, GHashTable *seen, GError **error)
+{
+    const char *opened = *folder ? folder : ".";
+    char *real = realpath(opened, NULL);
+    /* Volumes have folders of their own; all devices of a machine are nobody's chain. */
+    bool skips = !real || strcmp(real, "/dev") == 0 || !g_hash_table_add(seen, g_strdup(real));
+
+    free(real);
+    return skips || check_folder(merge, opened, error);
+}
+
+/* Also where the file itself is, when a layer's name is a link to it. */
+static bool check_folders(const Qcow2Merge *merge, GError **error)
+{
+    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+
+    for (unsigned i = 0; i < qcow2_chain_n_layers(merge->chain); i++) {
+        const Qcow2Place *place = qcow2_chain_layer(merge->chain, i)->place;
+        g_autofree char *folder = qcow2_place_folder(place);
+        char *real = folder ? realpath(place->target, NULL) : NULL;
+        g_autofree char *real_folder = real ? g_path_get_dirname(real) : NULL;
+        free(real);
+        if ((folder && !check_folder_once(merge, folder, seen, error))
+            || (real_folder && !check_folder_once(merge, real_folder, seen, error))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool qcow2_merge_check_siblings(Qcow2Merge *merge, GError **error)
+{
+    return (merge->options->force || check_layers(merge, error))
+        && check_opened(merge, error) && check_folders(merge, error);
+}
