@@ -329,11 +329,21 @@ bool qcow2_new_image_write_head(Qcow2NewImage *image, Qcow2Io *io, bool all_expe
 
 bool qcow2_new_image_save(Qcow2NewImage *image, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error)
 {
-    uint64_t index = image->table_index;
+    uint64_t index = image->table_index, size;
 
-    *ret = (Qcow2NewImagePosition) { image->data, image->next_data, image->stream_end };
-    return index == UINT64_MAX
-        || qcow2_io_write_named(io, image->l1[index], image->table, image->header.layout.cluster_size, error);
+    if ((index != UINT64_MAX
+         && !qcow2_io_write_named(io, image->l1[index], image->table, image->header.layout.cluster_size,
+                                  error))
+        || !qcow2_io_get_size(io, &size, error)) {
+        return false;
+    }
+    *ret = (Qcow2NewImagePosition) {
+        .data_start = image->data,
+        .next_data = image->next_data,
+        .stream_end = image->stream_end,
+        .file_size = MIN(size, qcow2_new_image_end(image)),
+    };
+    return true;
 }
 
 /* The streams in each cluster are counted by the entries that name them. */
@@ -392,7 +402,8 @@ bool qcow2_new_image_restore(Qcow2NewImage *image, Qcow2Io *io, const Qcow2NewIm
         return false;
     }
     *ret_fits = position->data_start == image->data && position->next_data <= image->n_data
-             && position->stream_end <= offset_of(image, position->next_data) && n_tables <= image->n_l1;
+             && position->stream_end <= offset_of(image, position->next_data) && n_tables <= image->n_l1
+             && position->file_size <= size;
     if (!*ret_fits) {
         return true;
     }

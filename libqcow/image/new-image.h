@@ -67,6 +67,7 @@ bool qcow2_new_image_write_head(Qcow2NewImage *image, Qcow2Io *io, bool all_expe
 typedef struct Qcow2NewImagePosition {
     uint64_t data_start;      /* host cluster: tells that the image is laid out in the same way */
     uint64_t next_data, stream_end;
+    uint64_t file_size;       /* a file that is shorter now has lost what was written */
 } Qcow2NewImagePosition;
 
 /** qcow2_new_image_save: writes the L2 table that is being filled as it is now. */
@@ -76,7 +77,7 @@ bool qcow2_new_image_save(Qcow2NewImage *image, Qcow2Io *io, Qcow2NewImagePositi
  * qcow2_new_image_restore:
  * @image: laid out, nothing mapped
  * @n_clusters: guest clusters that were mapped, or not, when it was saved
- * @ret_fits: false: it was saved of another image
+ * @ret_fits: false: it was saved of another image, or of a file that is no longer whole
  *
  * Goes on where qcow2_new_image_save() was. What was written to @io later is cut off.
  */

@@ -55,7 +55,7 @@ static bool note(uint64_t guest_end, void *data, GError **error)
         && qcow2_journal_note(target->fill->journal, &record, error);
 }
 
-/* What cannot be gone on with is written over. */
+/* What cannot be gone on with is written over, and nothing vouches for it any more. */
 static bool restore(Qcow2Fill *fill, Qcow2Io *io, GError **error)
 {
     bool fits = false;
@@ -66,7 +66,7 @@ static bool restore(Qcow2Fill *fill, Qcow2Io *io, GError **error)
         return false;
     }
     fill->resumed_bytes = fits ? fill->resume->guest_end : 0;
-    return (fits || qcow2_io_truncate(io, 0, error))
+    return (fits || (qcow2_journal_restart(fill->journal, error) && qcow2_io_truncate(io, 0, error)))
         && (!fill->data || qcow2_io_truncate(fill->data, fill->resumed_bytes, error));
 }
 

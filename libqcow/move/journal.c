@@ -10,14 +10,16 @@
 
 #include "util/error.h"
 
-#define MAGIC "qcow-copy journal 1 "
+#define MAGIC "qcow-copy journal 2 "
 
 /* Longer ones are none of ours; a record for each 64 MiB of 1 TiB takes less. */
 #define MAX_JOURNAL_BYTES (4 << 20)
 
 struct Qcow2Journal {
     char *path;
+    char *identity;
     int fd;
+    bool has_records;
 };
 
 void qcow2_journal_free(Qcow2Journal *journal)
@@ -27,6 +29,7 @@ void qcow2_journal_free(Qcow2Journal *journal)
             close(journal->fd);
         }
         g_free(journal->path);
+        g_free(journal->identity);
         g_free(journal);
     }
 }
@@ -39,10 +42,11 @@ static bool parse_record(const char *line, Qcow2JournalRecord *ret)
     Qcow2JournalRecord record;
     char mark = 0;
     Qcow2NewImagePosition *position = &record.position;
-    int n = sscanf(line, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %c", &record.guest_end,
-                   &position->data_start, &position->next_data, &position->stream_end, &mark);
+    int n = sscanf(line, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %c", &record.guest_end,
+                   &position->data_start, &position->next_data, &position->stream_end, &position->file_size,
+                   &mark);
 
-    if (n != 5 || mark != '.') {
+    if (n != 6 || mark != '.') {
         return false;
     }
     *ret = record;
@@ -90,10 +94,11 @@ static bool append(Qcow2Journal *journal, const char *text, GError **error)
     return true;
 }
 
-static bool begin(Qcow2Journal *journal, const char *identity, GError **error)
+bool qcow2_journal_restart(Qcow2Journal *journal, GError **error)
 {
-    g_autofree char *head = g_strconcat(MAGIC, identity, "\n", NULL);
+    g_autofree char *head = g_strconcat(MAGIC, journal->identity, "\n", NULL);
 
+    journal->has_records = false;
     if (ftruncate(journal->fd, 0) < 0) {
         return qcow2_fail_errno(error, errno, "'%s'", journal->path);
     }
@@ -108,6 +113,7 @@ Qcow2Journal *qcow2_journal_open(const char *path, const char *identity, Qcow2Jo
 
     *ret_last = (Qcow2JournalRecord) { 0 };
     journal->path = g_strdup(path);
+    journal->identity = g_strdup(identity);
     journal->fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
     if (journal->fd < 0) {
         qcow2_fail_errno(error, errno, "'%s'", path);
@@ -120,8 +126,9 @@ Qcow2Journal *qcow2_journal_open(const char *path, const char *identity, Qcow2Jo
     g_autofree char *text = read_all(journal->fd);
     size_t len = read_records(text, identity, ret_last);
     if (len == 0) {
-        return begin(journal, identity, error) ? g_steal_pointer(&journal) : NULL;
+        return qcow2_journal_restart(journal, error) ? g_steal_pointer(&journal) : NULL;
     }
+    journal->has_records = ret_last->guest_end > 0;
     /* What a crash has left of a line would be the beginning of the next one. */
     if (ftruncate(journal->fd, (off_t)len) < 0) {
         qcow2_fail_errno(error, errno, "'%s'", path);
@@ -133,10 +140,17 @@ Qcow2Journal *qcow2_journal_open(const char *path, const char *identity, Qcow2Jo
 bool qcow2_journal_note(Qcow2Journal *journal, const Qcow2JournalRecord *record, GError **error)
 {
     g_autofree char *line =
-        g_strdup_printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " .\n", record->guest_end,
-                        record->position.data_start, record->position.next_data, record->position.stream_end);
+        g_strdup_printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " .\n", record->guest_end,
+                        record->position.data_start, record->position.next_data, record->position.stream_end,
+                        record->position.file_size);
 
+    journal->has_records = true;
     return append(journal, line, error);
+}
+
+bool qcow2_journal_is_empty(const Qcow2Journal *journal)
+{
+    return !journal->has_records;
 }
 
 void qcow2_journal_remove(Qcow2Journal *journal)

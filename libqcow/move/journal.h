@@ -18,7 +18,7 @@ typedef struct Qcow2JournalRecord {
 /**
  * qcow2_journal_open:
  * @identity: what must be the same for going on, as one word
- * @ret_last: the last record of a journal of this identity; all zero when it begins anew
+ * @ret_last: the last record of a journal of this identity; all zero when there is none
  */
 Qcow2Journal *qcow2_journal_open(const char *path, const char *identity, Qcow2JournalRecord *ret_last,
                                  GError **error);
@@ -28,7 +28,13 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Journal, qcow2_journal_free)
 /** qcow2_journal_note: adds a record. The caller has flushed what it vouches for. */
 bool qcow2_journal_note(Qcow2Journal *journal, const Qcow2JournalRecord *record, GError **error);
 
-/** qcow2_journal_remove: the file has its name now. */
+/** qcow2_journal_restart: what the records vouch for is not there. To be called before it is written again. */
+bool qcow2_journal_restart(Qcow2Journal *journal, GError **error);
+
+/** qcow2_journal_is_empty: nothing is vouched for. */
+bool qcow2_journal_is_empty(const Qcow2Journal *journal);
+
+/** qcow2_journal_remove: the file is complete, or nothing of it stays. */
 void qcow2_journal_remove(Qcow2Journal *journal);
 
 #endif

@@ -32,7 +32,8 @@ struct Qcow2Output {
     char *target;             /* the name that the file gets, at the end of all links */
     char *temp;               /* NULL once it is renamed */
     bool overwrite;
-    bool resume;              /* the temporary file has a name that is found again */
+    bool resume;              /* the temporary file has a name that is found again, and stays */
+    bool was_there;           /* it was found */
     Qcow2Cache cache;
     Qcow2Io *old;             /* the file to be replaced, locked, so that no VM starts on it; or NULL */
 };
@@ -170,10 +171,20 @@ static bool make_temp(Qcow2Output *output, GError **error)
     return true;
 }
 
+/* Returns: a descriptor, or -1. */
+static int make_or_find_part(Qcow2Output *output)
+{
+    mode_t mode = output->old ? 0600 : 0666;
+    const int flags = O_CREAT | O_WRONLY | O_CLOEXEC | O_NOFOLLOW;
+    int fd = open(output->temp, flags | O_EXCL, mode);
+
+    output->was_there = fd < 0 && errno == EEXIST;
+    return output->was_there ? open(output->temp, flags, mode) : fd;
+}
+
 /* Locked, so that no other process goes on with it at the same time. */
 static bool open_part(Qcow2Output *output, GError **error)
 {
-    mode_t mode = output->old ? 0600 : 0666;
     Qcow2FileOptions options = {
         .writable = true,
         .cache = output->cache,
@@ -183,7 +194,7 @@ static bool open_part(Qcow2Output *output, GError **error)
     struct stat status;
 
     output->temp = g_strconcat(output->target, ".qcow-part", NULL);
-    int fd = open(output->temp, O_CREAT | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, mode);
+    int fd = make_or_find_part(output);
     if (fd < 0) {
         return qcow2_fail_errno(error, errno, "'%s'", output->temp);
     }
@@ -239,6 +250,16 @@ Qcow2Output *qcow2_output_resume(const char *path, Qcow2Cache cache, GError **er
     output->overwrite = output->resume = true;
     output->cache = cache;
     return prepared(output, path, error);
+}
+
+bool qcow2_output_was_there(const Qcow2Output *output)
+{
+    return output->was_there;
+}
+
+void qcow2_output_discard(Qcow2Output *output)
+{
+    output->resume = false;
 }
 
 const char *qcow2_output_target(const Qcow2Output *output)

@@ -27,6 +27,12 @@ Qcow2Output *qcow2_output_new(const char *path, bool overwrite, Qcow2Cache cache
  */
 Qcow2Output *qcow2_output_resume(const char *path, Qcow2Cache cache, GError **error);
 
+/** qcow2_output_was_there: the file was opened again, and not made just now. */
+bool qcow2_output_was_there(const Qcow2Output *output);
+
+/** qcow2_output_discard: nothing is in the file that could be gone on with: it does not stay either. */
+void qcow2_output_discard(Qcow2Output *output);
+
 /** qcow2_output_target: the name that the file gets, at the end of all links; owned by the output. */
 const char *qcow2_output_target(const Qcow2Output *output);
 

@@ -73,7 +73,7 @@ bool qcow2_overlay_save(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2NewImagePositio
 
 /**
  * qcow2_overlay_restore: instead of writing what is below @guest_end: it is in @io, which was saved.
- * @ret_fits: false: it was saved of another image, and all has to be written
+ * @ret_fits: false: it was saved of another image, or is not whole; all has to be written
  */
 bool qcow2_overlay_restore(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2NewImagePosition *position,
                            uint64_t guest_end, bool *ret_fits, GError **error);

@@ -155,9 +155,14 @@ bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GEr
     g_autoptr(Qcow2Choice) choice = image ? new_choice(copy, creation, from, error) : NULL;
     const CopyTarget target = { image, data };
 
-    return choice && qcow2_copy_open_journal(copy, creation, image, data, error)
-        && write_image(copy, creation, &target, choice, error)
-        && qcow2_copy_bitmaps_to_new(copy, qcow2_target_io(image), &copy->result.output_size, error)
-        && (!data || (qcow2_copy_end(copy, error) && qcow2_target_publish(data, error)))
-        && qcow2_copy_publish(copy, image, error);
+    bool ok = choice && qcow2_copy_open_journal(copy, creation, image, data, error)
+           && write_image(copy, creation, &target, choice, error)
+           && qcow2_copy_bitmaps_to_new(copy, qcow2_target_io(image), &copy->result.output_size, error)
+           && (!data || (qcow2_copy_end(copy, error) && qcow2_target_publish(data, error)))
+           && qcow2_copy_publish(copy, image, error);
+
+    if (!ok) {
+        qcow2_copy_give_up(copy, image, data);
+    }
+    return ok;
 }

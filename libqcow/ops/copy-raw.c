@@ -143,8 +143,13 @@ bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GErro
     g_autoptr(Qcow2Target) target = qcow2_creation_target(creation, creation->place, error);
 
     copy->result.output_size = copy->size;
-    return target && qcow2_copy_open_journal(copy, creation, target, NULL, error)
-        && prepare(copy, creation, target, error)
-        && qcow2_copy_bytes(copy, qcow2_target_io(target), qcow2_target_is_new(target), error)
-        && qcow2_copy_publish(copy, target, error);
+    bool ok = target && qcow2_copy_open_journal(copy, creation, target, NULL, error)
+           && prepare(copy, creation, target, error)
+           && qcow2_copy_bytes(copy, qcow2_target_io(target), qcow2_target_is_new(target), error)
+           && qcow2_copy_publish(copy, target, error);
+
+    if (!ok) {
+        qcow2_copy_give_up(copy, target, NULL);
+    }
+    return ok;
 }

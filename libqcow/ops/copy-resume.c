@@ -33,6 +33,9 @@ static bool add_chain(GString *text, Qcow2Chain *chain, GError **error)
             || (layer->has_data_identity && !add_identity(text, &layer->data_identity, name, error))) {
             return false;
         }
+        /* The same file is another disk in another format, or from another offset on. */
+        g_string_append_printf(text, "layer %d %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", layer->image->kind,
+                               layer->place->raw_offset, layer->place->raw_size, layer->image->size);
     }
     return true;
 }
@@ -73,6 +76,42 @@ static bool add_sources(GString *text, const Qcow2Copy *copy, GError **error)
     return true;
 }
 
+/* A file that was made just now, or is shorter than it was, is not the one that a journal speaks of. */
+static bool is_whole(Qcow2Target *target, uint64_t min_bytes, bool *ret, GError **error)
+{
+    uint64_t size;
+
+    *ret = qcow2_output_was_there(qcow2_target_output(target));
+    if (*ret) {
+        if (!qcow2_io_get_size(qcow2_target_io(target), &size, error)) {
+            return false;
+        }
+        *ret = size >= min_bytes;
+    }
+    return true;
+}
+
+/*
+ * Bytes of a disk are where the guest has them in raw files, and in data files; how long a qcow2 image must be
+ * is in its own record.
+ */
+static bool check_parts(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
+                        Qcow2Target *data, GError **error)
+{
+    uint64_t end = copy->resume.guest_end;
+    bool target_is_whole, data_is_whole = true;
+
+    if (!is_whole(target, creation->raw ? end : 0, &target_is_whole, error)
+        || (data && !is_whole(data, end, &data_is_whole, error))) {
+        return false;
+    }
+    if (target_is_whole && data_is_whole) {
+        return true;
+    }
+    copy->resume = (Qcow2JournalRecord) { 0 };
+    return qcow2_journal_restart(copy->journal, error);
+}
+
 bool qcow2_copy_open_journal(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
                              Qcow2Target *data, GError **error)
 {
@@ -91,16 +130,41 @@ bool qcow2_copy_open_journal(Qcow2Copy *copy, const Qcow2Creation *creation, Qco
     g_autofree char *path =
         g_strconcat(qcow2_output_target(qcow2_target_output(target)), ".qcow-journal", NULL);
     copy->journal = qcow2_journal_open(path, digest, &copy->resume, error);
-    return copy->journal != NULL;
+    return copy->journal && check_parts(copy, creation, target, data, error);
 }
 
-bool qcow2_copy_publish(Qcow2Copy *copy, Qcow2Target *target, GError **error)
+static void give_up(const Qcow2Copy *copy, Qcow2Target *target)
 {
-    if (!qcow2_copy_end(copy, error) || !qcow2_target_publish(target, error)) {
-        return false;
+    Qcow2Output *output = target ? qcow2_target_output(target) : NULL;
+
+    if (output && (copy->journal || !qcow2_output_was_there(output))) {
+        qcow2_output_discard(output);
+    }
+}
+
+void qcow2_copy_give_up(Qcow2Copy *copy, Qcow2Target *target, Qcow2Target *data)
+{
+    if (!copy->options->resume || (copy->journal && !qcow2_journal_is_empty(copy->journal))) {
+        return;
     }
     if (copy->journal) {
         qcow2_journal_remove(copy->journal);
     }
-    return true;
+    give_up(copy, target);
+    give_up(copy, data);
+}
+
+bool qcow2_copy_publish(Qcow2Copy *copy, Qcow2Target *target, GError **error)
+{
+    if (!qcow2_copy_end(copy, error)) {
+        return false;
+    }
+    /* Before the file gets its name: a journal that is left over would speak of a file that is no part. */
+    if (copy->journal) {
+        if (!qcow2_io_flush(qcow2_target_io(target), error)) {
+            return false;
+        }
+        qcow2_journal_remove(copy->journal);
+    }
+    return qcow2_target_publish(target, error);
 }

@@ -46,6 +46,9 @@ bool qcow2_copy_end(const Qcow2Copy *copy, GError **error);
 bool qcow2_copy_open_journal(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
                              Qcow2Target *data, GError **error);
 
+/** qcow2_copy_give_up: of a failed copy that has nothing to go on with no part stays; both may be NULL. */
+void qcow2_copy_give_up(Qcow2Copy *copy, Qcow2Target *target, Qcow2Target *data);
+
 /* All do nothing unless bitmaps shall be copied: whether they can be; in a batch; in a new image. */
 bool qcow2_copy_check_bitmaps(const Qcow2Copy *copy, GError **error);
 bool qcow2_copy_bitmaps(const Qcow2Copy *copy, Qcow2Batch *batch, Qcow2Image *target, GError **error);

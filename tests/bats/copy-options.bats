@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck disable=SC2154  # bats and the helpers set output, stderr, status
-# qcow-copy's options: sparseness, salvage, bitmaps, resume, chains, and what wrong usage says.
+# qcow-copy's options: sparseness, salvage, bitmaps, chains, and what wrong usage says. --resume: copy-resume.bats.
 
 load helpers
 
@@ -29,18 +29,6 @@ dirty_ranges() {
     start_qemu_nbd "$sock" -r -f qcow2 -B "$2" "$1"
     nbdinfo --map="qemu:dirty-bitmap:$2" --json "nbd+unix:///?socket=$sock" | jq -c '[.[] | [.offset, .length, .type]]'
     stop_daemon "$daemon_pid"
-}
-
-# interrupt_copy SIGNAL OPTION…: start a slow copy and stop it when its journal has a record; sets $status
-interrupt_copy() {
-    local signal=$1
-    shift
-    # What a shell starts in the background ignores SIGINT.
-    env --default-signal=INT qcow-copy --resume --rate 60M "$@" </dev/null >copy.log 2>&1 3>&- &
-    wait_until eval 'grep -qs " [.]$" ./*.qcow-journal'
-    kill -s "$signal" $!
-    status=0
-    wait $! || status=$?
 }
 
 # ---- Sparseness --------------------------------------------------------------------------------------
@@ -319,72 +307,6 @@ END
     assert_output_has "Source lacks bitmap support"
     run -1 qcow-copy --bitmaps -O qcow2 disk.qcow2 disk.qcow2 new.qcow2
     assert_output_has "single source"
-}
-
-# ---- Resume ------------------------------------------------------------------------------------------
-
-@test "copy --resume: goes on after SIGKILL, for every format" {
-    make_image disk.qcow2 256M
-    guest_write_random disk.qcow2 0 200M 1
-    guest_write_random disk.qcow2 220M 20M 2
-    for options in "-O raw" "-O qcow2" "-c -O qcow2 -o cluster_size=16k" "-O qcow2 -o data_file=new.data" \
-        "-O qcow2 -o data_file=new.data,data_file_raw=on"; do
-        # shellcheck disable=SC2086  # several words
-        interrupt_copy KILL $options disk.qcow2 new
-        [[ ! -e new && -e new.qcow-part && -e new.qcow-journal ]]
-        # shellcheck disable=SC2086
-        run -0 qcow-copy --resume --output=json $options disk.qcow2 new
-        assert_json '."bytes-resumed" >= 67108864'
-        [[ ! -e new.qcow-part && ! -e new.qcow-journal && ! -e new.data.qcow-part ]]
-        assert_same_content disk.qcow2 new
-        [[ $options == "-O raw" ]] || assert_clean new
-        rm -f new new.data
-    done
-}
-
-@test "copy --resume: starts again when the source or an option is another" {
-    make_image disk.qcow2 256M
-    guest_write_random disk.qcow2 0 200M 1
-    interrupt_copy KILL -O qcow2 disk.qcow2 new.qcow2
-    run -0 qcow-copy --resume --output=json -O qcow2 -o cluster_size=32k disk.qcow2 new.qcow2
-    assert_json '."bytes-resumed" == 0'
-    assert_clean new.qcow2
-    rm new.qcow2
-    interrupt_copy KILL -O qcow2 disk.qcow2 new.qcow2
-    guest_write disk.qcow2 0 64K A
-    run -0 qcow-copy --resume --output=json -O qcow2 disk.qcow2 new.qcow2
-    assert_json '."bytes-resumed" == 0'
-    assert_same_content disk.qcow2 new.qcow2
-}
-
-@test "copy --resume: Ctrl-C keeps what is there, two at once are refused, a cut journal line does no harm" {
-    make_image disk.qcow2 256M
-    guest_write_random disk.qcow2 0 200M 1
-    interrupt_copy INT disk.qcow2 new.raw
-    ((status == 130)) || fail "exit $status: $(<copy.log)"
-    [[ $(<copy.log) == *"goes on where this one stopped"* ]]
-    [[ -e new.raw.qcow-part ]]
-    printf '99' >>new.raw.qcow-journal
-    start_daemon qcow-copy --resume --rate 10M disk.qcow2 new.raw
-    sleep 1
-    run -1 qcow-copy --resume disk.qcow2 new.raw
-    assert_output_has lock
-    kill_daemon "$daemon_pid"
-    run -0 qcow-copy --resume --output=json disk.qcow2 new.raw
-    assert_json '."bytes-resumed" >= 67108864'
-    assert_same_content disk.qcow2 new.raw
-}
-
-@test "copy --resume: only from files, to files" {
-    require nbdkit
-    make_disk
-    truncate -s 16M target.raw
-    start_nbdkit target.sock file target.raw
-    run -1 qcow-copy --resume disk.qcow2 'nbd+unix:///?socket=target.sock'
-    assert_output_has "only a copy to a regular file can be resumed"
-    run -1 qcow-copy --resume -f raw 'nbd+unix:///?socket=target.sock' new.raw
-    assert_output_has "cannot be resumed"
-    run -2 qcow-copy --resume -n disk.qcow2 target.raw
 }
 
 # ---- Chains ------------------------------------------------------------------------------------------
