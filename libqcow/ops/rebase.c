@@ -42,12 +42,32 @@ static bool refuse_loop(const Qcow2Chain *chain, const char *folder, const Qcow2
     return true;
 }
 
+/*
+ * After "file:" and in json: a relative path is taken from the image's folder here, and by QEMU from its own
+ * working directory. Where both find a file, QEMU would read another one than this.
+ */
+static bool refuse_two_files(const Qcow2Chain *chain, const char *folder, const char *name, GError **error)
+{
+    bool is_plain = !g_str_has_prefix(name, "file:") && !g_str_has_prefix(name, "json:");
+    g_autoptr(Qcow2Place) here = is_plain ? NULL : qcow2_place_parse(name, folder, false, NULL);
+    g_autoptr(Qcow2Place) there = here ? qcow2_place_parse(name, NULL, false, NULL) : NULL;
+    struct stat a, b;
+
+    return !there || here->kind != QCOW2_PLACE_FILE || stat(here->target, &a) != 0
+        || stat(there->target, &b) != 0 || (a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+        || qcow2_fail(error, QCOW2_ERROR_AMBIGUOUS,
+                      "'%s': the new backing file '%s' exists in the image's folder and, as another file, in"
+                      " the working directory, where QEMU would look for it; give its absolute path",
+                      qcow2_chain_layer_name(chain, 0), name);
+}
+
 static Qcow2Chain *open_new_chain(Qcow2Chain *chain, const Qcow2RebaseOptions *options, GError **error)
 {
     g_autofree char *folder = qcow2_place_folder(qcow2_chain_layer(chain, 0)->place);
     Qcow2OpenOptions open_options = chain->options;
 
-    if (!refuse_loop(chain, folder, options, error)) {
+    if (!refuse_two_files(chain, folder, options->backing_name, error)
+        || !refuse_loop(chain, folder, options, error)) {
         return NULL;
     }
     open_options.writable = open_options.image_opts = false;

@@ -61,6 +61,11 @@ assert_pulled() {
         qcow-pull -q -b "$name" top.qcow2
         assert_pulled top.qcow2 top.raw "base.qcow2 qcow2"
     done
+    # As the image above it records it, as qemu-img takes it.
+    mkdir elsewhere
+    cp top.orig top.qcow2
+    (cd elsewhere && qcow-pull -q -b base.qcow2 ../top.qcow2)
+    assert_pulled top.qcow2 top.raw "base.qcow2 qcow2"
 }
 
 @test "pull: a layer in the middle; the images over it read the same" {
@@ -203,6 +208,65 @@ dirty() {
     active_raw top.qcow2 top.raw
     qcow-pull -q -b lower/base.qcow2 top.qcow2
     assert_pulled top.qcow2 top.raw "lower/base.qcow2 qcow2"
+}
+
+@test "pull: the base is found from a linked folder, and by the name of the image's own file" {
+    mkdir -p real/deep/er middle
+    ln -s real/deep/er link
+    ln -s link/absolute.qcow2 current.qcow2
+    CHAIN_SIZE=4M make_chain base.qcow2
+    CHAIN_SIZE=4M make_chain real/deep/base.qcow2
+    guest_write base.qcow2 0 64K A
+    guest_write real/deep/base.qcow2 0 64K B
+    (cd middle && make_image mid.qcow2 4M -b ../base.qcow2 -F qcow2)
+    guest_write middle/mid.qcow2 1M 64K C
+    (cd link && make_image relative.qcow2 4M -b ../../../middle/mid.qcow2 -F qcow2)
+    make_image link/absolute.qcow2 4M -b "$PWD/middle/mid.qcow2" -F qcow2
+    active_raw link/relative.qcow2 image.raw
+    qcow-pull -q -b base.qcow2 link/relative.qcow2
+    assert_pulled link/relative.qcow2 image.raw "../../../base.qcow2 qcow2"
+    qcow-pull -q -b base.qcow2 current.qcow2
+    assert_pulled link/absolute.qcow2 image.raw "$PWD/base.qcow2 qcow2"
+    assert_pulled current.qcow2 image.raw "$PWD/base.qcow2 qcow2"
+}
+
+@test "pull -b: options of the new base stay, from json: or from the command line, or it is refused" {
+    local node part='"driver":"raw","offset":65536,"size":1048576'
+    part="json:{$part,\"file\":{\"driver\":\"file\",\"filename\":\"$PWD/base.raw\"}}"
+    mkdir sub
+    truncate -s 2M base.raw
+    guest_write base.raw 0 64K A
+    guest_write base.raw 64K 1M B
+    make_image mid.qcow2 1M -b "$part" -F raw
+    make_image sub/top.qcow2 1M -b ../mid.qcow2 -F qcow2
+    active_raw sub/top.qcow2 top.raw
+    cp sub/top.qcow2 top.orig
+    qcow-pull -q -b '[2]' sub/top.qcow2
+    assert_pulled sub/top.qcow2 top.raw "$part raw"
+    # What the command line says is in no header.
+    cp top.orig sub/top.qcow2
+    node='"driver":"raw","offset":0,"size":1048576,"file":{"driver":"file","filename":"base.raw"}'
+    node='"driver":"qcow2","file":{"driver":"file","filename":"mid.qcow2"},"backing":{'$node'}'
+    node='"driver":"qcow2","file":{"driver":"file","filename":"sub/top.qcow2"},"backing":{'$node'}'
+    remember_image sub/top.qcow2
+    run -1 qcow-pull -b '[2]' "json:{$node}"
+    assert_output_has "no name that could be recorded"
+    assert_image_unchanged sub/top.qcow2
+}
+
+@test "pull -b: a backing file given on the command line is what the image names then" {
+    local node
+    CHAIN_SIZE=1M make_chain base.qcow2
+    CHAIN_SIZE=1M make_chain unrelated.qcow2 mid.qcow2 top.qcow2
+    guest_write base.qcow2 0 1M A
+    guest_write unrelated.qcow2 0 1M B
+    guest_write mid.qcow2 0 64K C
+    node='"driver":"qcow2","file":{"driver":"file","filename":"base.qcow2"}'
+    node='"driver":"qcow2","file":{"driver":"file","filename":"mid.qcow2"},"backing":{'$node'}'
+    node='"driver":"qcow2","file":{"driver":"file","filename":"top.qcow2"},"backing":{'$node'}'
+    qemu-img convert -O raw "json:{$node}" top.raw
+    qcow-pull -q -b base.qcow2 "json:{$node}"
+    assert_pulled top.qcow2 top.raw "base.qcow2 qcow2"
 }
 
 @test "pull: wrong layers and wrong usage are refused before anything is written" {

@@ -258,6 +258,54 @@ assert_rebased() {
     assert_rebased images/top.qcow2 top.raw "new.qcow2 qcow2"
 }
 
+@test "rebase: json: options of the new base count, and are recorded as they are given" {
+    local part='"driver":"raw","offset":65536,"size":1048576'
+    part="json:{$part,\"file\":{\"driver\":\"file\",\"filename\":\"$PWD/new.raw\"}}"
+    mkdir sub
+    truncate -s 2M new.raw
+    guest_write new.raw 0 64K A
+    guest_write new.raw 64K 1M B
+    make_image old.qcow2 1M
+    guest_write old.qcow2 0 512K B
+    make_image sub/top.qcow2 1M -b ../old.qcow2 -F qcow2
+    active_raw sub/top.qcow2 top.raw
+    qcow-rebase -q -b "$part" -F raw sub/top.qcow2
+    [[ $(qemu-img info --output=json sub/top.qcow2 | jq -r '.["backing-filename"]') == "$part" ]]
+    assert_same_content sub/top.qcow2 top.raw
+}
+
+@test "rebase: a name that QEMU would look for in its working directory, where another file has it" {
+    local name
+    mkdir sub
+    CHAIN_SIZE=1M make_chain new.qcow2
+    guest_write new.qcow2 0 1M A
+    (cd sub && CHAIN_SIZE=1M make_chain old.qcow2 top.qcow2 && CHAIN_SIZE=1M make_chain new.qcow2)
+    remember_image sub/top.qcow2
+    for name in file:new.qcow2 'json:{"driver":"qcow2","file":{"driver":"file","filename":"new.qcow2"}}'; do
+        run -1 qcow-rebase -b "$name" -F qcow2 sub/top.qcow2
+        assert_output_has "as another file, in the working directory"
+        assert_image_unchanged sub/top.qcow2
+    done
+    active_raw sub/top.qcow2 top.raw
+    (cd sub && qcow-rebase -q -b file:new.qcow2 -F qcow2 top.qcow2)
+    (cd sub && assert_same_content top.qcow2 ../top.raw)
+}
+
+@test "rebase: a backing file given on the command line is what the image reads before and after" {
+    local node
+    CHAIN_SIZE=1M make_chain base.qcow2
+    CHAIN_SIZE=1M make_chain unrelated.qcow2 top.qcow2
+    CHAIN_SIZE=1M make_chain new.qcow2
+    guest_write base.qcow2 0 512K A
+    guest_write unrelated.qcow2 0 1M B
+    guest_write top.qcow2 64K 64K C
+    node='"driver":"qcow2","file":{"driver":"file","filename":"base.qcow2"}'
+    node='json:{"driver":"qcow2","file":{"driver":"file","filename":"top.qcow2"},"backing":{'$node'}}'
+    qemu-img convert -O raw "$node" top.raw
+    qcow-rebase -q -b new.qcow2 -F qcow2 "$node"
+    assert_same_content top.qcow2 top.raw
+}
+
 @test "rebase: an image that a VM uses is refused, and so is a new base that one writes" {
     require qemu-storage-daemon
     make_bases
