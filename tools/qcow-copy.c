@@ -71,7 +71,8 @@ static const ToolCommand command = {
         "TARGET appears under its name when it is complete and on disk, and then replaces a file that had "
         "this name, but for one that is in use. A block device, an NBD export and, with -n, a raw file are "
         "written in place: until the command has ended well they hold a mixture, and running it again "
-        "completes them. An existing qcow2 image (-n) changes all at once or not at all.",
+        "completes them. An existing qcow2 image (-n) changes all at once or not at all, but for data in an "
+        "external data file, which is written in place.",
         "Where the file system can share extents no data is read or written. Elsewhere zeros in data are "
         "left out of TARGET; -S asks for that everywhere.",
         "With -B the size of TARGET is that of what changed: clusters are compared with the backing file by "

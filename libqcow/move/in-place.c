@@ -221,7 +221,7 @@ static bool apply_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *
 {
     bool is_stream = run->kind == QCOW2_RUN_STREAM;
 
-    if (self->rules.layout->has_data_file && !self->options.before
+    if (self->rules.layout->has_data_file && !self->options.before && !self->options.overwrite_data
         && !check_places(self, run, extents, error)) {
         return false;
     }
@@ -384,6 +384,7 @@ static void clear_in_place(InPlace *self)
 static bool check_target(const InPlace *self, GError **error)
 {
     return !(self->image->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA) || self->options.before
+        || self->options.overwrite_data
         || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                       "the image keeps its data in a raw external data file, which could only be overwritten:"
                       " a crash would leave a mixture; copy the image into one without a data file first");
@@ -401,7 +402,7 @@ static void set_rules(InPlace *self)
         .compress = self->options.compress && !header->layout.has_data_file,
         .unpack = header->layout.has_data_file,
         /* A raw data file has to hold the zeros, too. */
-        .zeros_need_data = (header->layout.version < 3 && has_below)
+        .zeros_need_data = (header->layout.version < 3 && has_below) || self->options.map_zeros
                         || (header->autoclear & QCOW2_AUTOCLEAR_RAW_DATA),
     };
     self->zeros_are_nothing = !has_below;
@@ -410,7 +411,9 @@ static void set_rules(InPlace *self)
 static bool start(InPlace *self, const Qcow2View *view, GError **error)
 {
     const Qcow2MoverOptions mover_options = {
-        .n_threads = self->options.n_threads, .no_reflink = self->options.no_reflink,
+        .n_threads = self->options.n_threads,
+        .no_reflink = self->options.no_reflink,
+        .keep_space = self->options.map_zeros,
     };
     uint64_t size = self->options.before ? MAX(view->size, self->to->size) : self->to->size;
 

@@ -18,6 +18,8 @@ typedef struct Qcow2InPlaceOptions {
     bool compress;
     const Qcow2View *view;    /* NULL: the active layer's, which gets the size of the state */
     Qcow2Placed *placed;      /* NULL, or: views share what they all get from the layers below */
+    bool map_zeros;           /* what reads as zeros gets clusters of its own, and their space */
+    bool overwrite_data;      /* a data file may hold a mixture until the operation has ended well */
 
     /*
      * For a merge into the image: clusters that nobody else refers to are overwritten where they are, since

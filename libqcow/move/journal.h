@@ -28,7 +28,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Journal, qcow2_journal_free)
 /** qcow2_journal_note: adds a record. The caller has flushed what it vouches for. */
 bool qcow2_journal_note(Qcow2Journal *journal, const Qcow2JournalRecord *record, GError **error);
 
-/** qcow2_journal_restart: what the records vouch for is not there. To be called before it is written again. */
+/** qcow2_journal_restart: what the records vouch for is lost. To be called before it is written again. */
 bool qcow2_journal_restart(Qcow2Journal *journal, GError **error);
 
 /** qcow2_journal_is_empty: nothing is vouched for. */

@@ -178,7 +178,10 @@ static bool copy_by_kernel(Qcow2Mover *mover, Run *run, GError **error)
 
 static bool zero_target(Qcow2Mover *mover, uint64_t offset, uint64_t len_bytes, GError **error)
 {
-    if (!mover->options.target_is_zero && !qcow2_io_zero(mover->target, offset, len_bytes, true, error)) {
+    bool may_unmap = !mover->options.keep_space;
+
+    if (!mover->options.target_is_zero
+        && !qcow2_io_zero(mover->target, offset, len_bytes, may_unmap, error)) {
         g_prefix_error(error, "'%s': ", mover->target->name);
         return false;
     }

@@ -18,6 +18,7 @@ typedef struct Qcow2MoverOptions {
     bool source_in_use;       /* a VM writes to the source: hold its file system up for short times only */
     Qcow2SparseRule sparse;   /* of data that goes through a buffer; all zero: it is written as it is */
     bool target_is_zero;      /* what is not written reads as zeros */
+    bool keep_space;          /* zeros have space in the target, too */
 } Qcow2MoverOptions;
 
 typedef struct Qcow2MoverStats {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A copy into an image that is there (qemu-img convert -n). Raw bytes are overwritten in place. Of a qcow2
+ * A copy into an image that is there (qemu-img convert -n). Raw bytes are overwritten in place, those in an
+ * external data file too: until the end they are a mixture, which the same copy completes. Of any other qcow2
  * image the active layer is changed, all or nothing, where its bytes differ from those of the source.
  */
 #include <string.h>
@@ -43,13 +44,14 @@ static bool find_part(const Qcow2Place *place, Qcow2Io *io, uint64_t *ret_size, 
 static bool copy_to_raw(Qcow2Copy *copy, const Qcow2Place *place, GError **error)
 {
     g_autoptr(Qcow2Target) target = qcow2_target_existing(place, copy->options->cache, error);
+    bool needs_no_zeros = copy->options->target_is_zero && !qcow2_copy_is_all(copy);
     uint64_t size;
 
     copy->target_offset = place->raw_offset;
     return target && qcow2_target_trace(target, copy->options->trace, error)
         && find_part(place, qcow2_target_io(target), &size, error)
         && check_size(copy, size, error)
-        && qcow2_copy_bytes(copy, qcow2_target_io(target), copy->options->target_is_zero, error)
+        && qcow2_copy_bytes(copy, qcow2_target_io(target), needs_no_zeros, error)
         && qcow2_copy_publish(copy, target, error);
 }
 
@@ -69,7 +71,8 @@ static Qcow2Chain *open_target(const Qcow2Copy *copy, GError **error)
         .warn_data = copy->options->warn_data,
     };
 
-    return qcow2_chain_open(copy->target, &options, error);
+    g_autoptr(Qcow2Chain) chain = qcow2_chain_open(copy->target, &options, error);
+    return chain && qcow2_chain_open_data(chain, 0, error) ? g_steal_pointer(&chain) : NULL;
 }
 
 /*
@@ -91,44 +94,80 @@ static Qcow2Chain *join_with_target(Qcow2Copy *copy, Qcow2State *target, GError 
     return io ? qcow2_joined_open(io, &copy->first->options, error) : NULL;
 }
 
-static bool mark_bitmaps(Qcow2Batch *batch, Qcow2Image *image, Qcow2Choice *choice, GError **error)
+/* What bitmaps have to record; found before anything is overwritten. NULL: an error. */
+static GArray *list_changes(Qcow2Image *image, Qcow2Choice *choice, GError **error)
 {
     g_autoptr(GArray) changes = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     uint64_t unit;
 
     return qcow2_image_bitmap_unit(image, &unit, error)
-        && (unit == 0 || qcow2_list_choice(choice, unit, changes, error))
-        && qcow2_batch_mark_bitmaps(batch, image, changes, error);
+        && (unit == 0 || qcow2_list_choice(choice, unit, changes, error)) ? g_steal_pointer(&changes) : NULL;
+}
+
+/* Before the bytes in a data file change; a batch of its own, whose header write makes the bits real. */
+static bool mark_bitmaps_first(Qcow2Image *image, const GArray *changes, GError **error)
+{
+    if (changes->len == 0 || !image->header.layout.has_data_file) {
+        return true;
+    }
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
+    return batch && qcow2_batch_mark_bitmaps(batch, image, changes, error)
+        && qcow2_batch_commit(batch, error);
+}
+
+/* Where the target changes, or all of the source's part of it. */
+static Qcow2Choice *new_choice(const Qcow2Copy *copy, Qcow2State *from, Qcow2State *to, uint64_t unit,
+                               bool everything, GError **error)
+{
+    Qcow2ChoiceOptions options = {
+        .unit = unit,
+        .compare_data = !everything,
+        .everything = everything,
+        .n_threads = copy->first->options.n_threads,
+        .end = MIN(qcow2_align_up(copy->size, unit), to->size),
+    };
+
+    return qcow2_choice_new(from, to, &options, error);
+}
+
+/* All but the commit of the batch. */
+static bool fill_batch(Qcow2Copy *copy, Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to,
+                       Qcow2Choice *choice, const GArray *changes, GError **error)
+{
+    Qcow2InPlaceOptions options = {
+        .n_threads = copy->first->options.n_threads,
+        .no_reflink = copy->options->no_reflink,
+        .compress = copy->options->compress,
+        .map_zeros = qcow2_copy_is_all(copy),
+        .overwrite_data = true,
+    };
+    Qcow2InPlaceResult result;
+
+    if (!qcow2_in_place_apply(batch, image, to, choice, &options, &result, copy->progress, error)) {
+        return false;
+    }
+    copy->result.bytes_copied = result.stats.moved.bytes_copied;
+    copy->result.bytes_cloned = result.stats.moved.bytes_cloned;
+    return qcow2_batch_mark_bitmaps(batch, image, changes, error)
+        && qcow2_copy_bitmaps(copy, batch, image, error);
 }
 
 static bool apply(Qcow2Copy *copy, Qcow2Chain *chain, Qcow2State *from, Qcow2State *to, GError **error)
 {
     Qcow2Image *image = qcow2_chain_image(chain, 0);
     uint64_t unit = qcow2_in_place_unit(image), old_size = to->size;
-    Qcow2ChoiceOptions choice_options = {
-        .unit = unit,
-        .compare_data = true,
-        .n_threads = copy->first->options.n_threads,
-        .end = MIN(qcow2_align_up(copy->size, unit), image->size),
-    };
-    Qcow2InPlaceOptions options = {
-        .n_threads = copy->first->options.n_threads,
-        .no_reflink = copy->options->no_reflink,
-        .compress = copy->options->compress,
-    };
-    Qcow2InPlaceResult result;
+    bool is_all = qcow2_copy_is_all(copy);
 
     to->size = image->size;
-    g_autoptr(Qcow2Choice) choice = qcow2_choice_new(from, to, &choice_options, error);
-    g_autoptr(Qcow2Batch) batch = choice ? qcow2_batch_begin(image, error) : NULL;
-    bool ok = batch
-           && qcow2_in_place_apply(batch, image, to, choice, &options, &result, copy->progress, error)
-           && mark_bitmaps(batch, image, choice, error) && qcow2_copy_bitmaps(copy, batch, image, error);
+    g_autoptr(Qcow2Choice) differing = new_choice(copy, from, to, unit, false, error);
+    g_autoptr(Qcow2Choice) all =
+        differing && is_all ? new_choice(copy, from, to, unit, true, error) : NULL;
+    Qcow2Choice *choice = is_all ? all : differing;
+    g_autoptr(GArray) changes = differing && choice ? list_changes(image, differing, error) : NULL;
+    bool is_marked = changes && mark_bitmaps_first(image, changes, error);
+    g_autoptr(Qcow2Batch) batch = is_marked ? qcow2_batch_begin(image, error) : NULL;
+    bool ok = batch && fill_batch(copy, batch, image, to, choice, changes, error);
     to->size = old_size;
-    if (ok) {
-        copy->result.bytes_copied = result.stats.moved.bytes_copied;
-        copy->result.bytes_cloned = result.stats.moved.bytes_cloned;
-    }
     return ok && qcow2_copy_end(copy, error) && qcow2_batch_commit(batch, error);
 }
 

@@ -87,6 +87,7 @@ bool qcow2_copy_bytes(Qcow2Copy *copy, Qcow2Io *target, bool is_zero, GError **e
         .source_in_use = copy->first->options.force_share,
         .sparse = copy->sparse,
         .target_is_zero = is_zero,
+        .keep_space = qcow2_copy_is_all(copy),
     };
     Qcow2ChoiceOptions choice_options = {
         .unit = QCOW2_SECTOR_SIZE,

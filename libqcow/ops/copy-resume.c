@@ -76,7 +76,7 @@ static bool add_sources(GString *text, const Qcow2Copy *copy, GError **error)
     return true;
 }
 
-/* A file that was made just now, or is shorter than it was, is not the one that a journal speaks of. */
+/* A file that was made just now, or is shorter than it was, is not what a journal speaks of. */
 static bool is_whole(Qcow2Target *target, uint64_t min_bytes, bool *ret, GError **error)
 {
     uint64_t size;

@@ -62,7 +62,10 @@ bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GEr
 bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error);
 bool qcow2_copy_to_existing(Qcow2Copy *copy, GError **error);
 
-/** qcow2_copy_bytes: as raw bytes; @is_zero: the target holds zeros. The target is flushed by the caller. */
+/**
+ * qcow2_copy_bytes: as raw bytes. The target is flushed by the caller.
+ * @is_zero: the target holds zeros, and has space for them where all shall have space
+ */
 bool qcow2_copy_bytes(Qcow2Copy *copy, Qcow2Io *target, bool is_zero, GError **error);
 
 #endif

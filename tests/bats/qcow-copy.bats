@@ -272,6 +272,55 @@ assert_only() {
     assert_same_content disk.qcow2 there.raw
 }
 
+@test "copy -n: an image with an external data file is written over, also a raw one; bitmaps record it" {
+    head -c 3M /dev/urandom >one.raw
+    truncate -s 2M two.raw
+    printf 'x' | dd of=two.raw bs=1 seek=1300000 conv=notrunc status=none
+    cp one.raw expected.raw
+    dd if=two.raw of=expected.raw conv=notrunc status=none
+    for options in data_file=there.data data_file=there.data,data_file_raw=on data_file=there.data,extended_l2=on; do
+        make_image there.qcow2 3M -o "$options"
+        qemu-img bitmap --add there.qcow2 dirty
+        run -0 qcow-copy -n -O qcow2 one.raw there.qcow2
+        assert_same_content one.raw there.qcow2
+        qemu-img bitmap --clear there.qcow2 dirty
+        run -0 qcow-copy -n -O qcow2 two.raw there.qcow2
+        assert_same_content expected.raw there.qcow2
+        assert_clean there.qcow2
+        [[ $options != *raw* ]] || cmp expected.raw there.data
+        start_qemu_nbd dirty.sock -r -f qcow2 -B dirty there.qcow2
+        run -0 nbdinfo --map=qemu:dirty-bitmap:dirty --json 'nbd+unix:///?socket=dirty.sock'
+        assert_json 'map(select(.type == 1) | [.offset, .length]) == [[0, 2097152]]'
+        stop_daemon "$daemon_pid"
+        rm -f there.qcow2 there.data dirty.sock
+    done
+}
+
+@test "copy -n -S 0: what is there gets space for everything, zeros too" {
+    truncate -s 20M disk.raw
+    printf 'x' | dd of=disk.raw bs=1 seek=5M conv=notrunc status=none
+    for option in "" --target-is-zero; do
+        truncate -s 20M sparse.raw
+        # shellcheck disable=SC2086  # perhaps no word
+        run -0 qcow-copy -n -S 0 $option disk.raw sparse.raw
+        cmp disk.raw sparse.raw
+        (($(blocks sparse.raw) >= 20480)) || fail "$(blocks sparse.raw) KiB"
+        rm sparse.raw
+    done
+    head -c 20M /dev/urandom >full.raw
+    run -0 qcow-copy -n -S 0 disk.raw full.raw
+    cmp disk.raw full.raw
+    (($(blocks full.raw) >= 20480)) || fail "$(blocks full.raw) KiB"
+    make_image there.qcow2 20M
+    guest_write there.qcow2 0 1M A
+    run -0 qcow-copy -n -O qcow2 -S 0 disk.raw there.qcow2
+    assert_same_content disk.raw there.qcow2
+    assert_clean there.qcow2
+    run -0 qemu-img check --output=json there.qcow2
+    assert_json '."allocated-clusters" == 320'
+    (($(blocks there.qcow2) >= 20480)) || fail "$(blocks there.qcow2) KiB"
+}
+
 @test "copy -n: options that have no meaning there are wrong usage" {
     make_disk
     run -2 qcow-copy -n -o cluster_size=4k disk.qcow2 there.qcow2
