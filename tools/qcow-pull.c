@@ -33,8 +33,8 @@ static const ToolCommand command = {
         "Dirty bitmaps of IMAGE stay as they are, since it reads the same. With --bitmaps those of the "
         "layers that were pulled are merged into them: what was dirty in a layer is dirty in the bitmap of "
         "the same name in IMAGE, which gets one where it has none.",
-        "LAYER is named as qcow-info --backing-chain prints it, or by its index: [1] is the present backing "
-        "file.",
+        "LAYER is named as qcow-info --backing-chain prints it, by another path to its file, as the image "
+        "above it records it, or by its index: [1] is the present backing file.",
         "All or nothing, also across a crash: one write of the header switches to the new tables and the new "
         "backing file. Readers with -U are kept out meanwhile.",
         NULL,

@@ -289,6 +289,17 @@ dirty() {
     assert_noted top.qcow2
 }
 
+@test "commit: a base with a colon in its name is no protocol in the image that comes to name it" {
+    mkdir sub
+    make_image ./a:base.qcow2 4M
+    (cd sub && make_image mid.qcow2 4M -b ../a:base.qcow2 -F qcow2)
+    make_image top.qcow2 4M -b sub/mid.qcow2 -F qcow2
+    guest_write top.qcow2 64K 64K B
+    note top.qcow2
+    qcow-commit -q -b '[2]' top.qcow2
+    assert_noted top.qcow2
+}
+
 @test "commit: json: options of the base stay, in an image of another folder and in a preserved one" {
     local part='"driver":"raw","offset":65536,"size":1048576'
     part="json:{$part,\"file\":{\"driver\":\"file\",\"filename\":\"$PWD/base.raw\"}}"
