@@ -565,6 +565,7 @@ typedef struct Qcow2CommitResult {
     char **invalid;                 /* layers that are not valid by themselves any more; NULL-terminated */
     char **unmarked;                /* those of them that could not be marked */
     char **deleted;
+    char **not_deleted;             /* what was to be deleted and is still there: see qcow2_commit() */
     Qcow2DryRun dry_run;            /* with that open option */
 } Qcow2CommitResult;
 
@@ -578,9 +579,12 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Qcow2CommitResult, qcow2_commit_result_clear)
  *
  * Merges downward: what the layers from top down to above base hold moves into base. Through the image and
  * everything that stays valid a guest reads the same at every moment, also after a crash; the same call again
- * completes it.
+ * completes it. Not deleted are data files, devices, and layers over NBD.
  *
- * Errors: QCOW2_ERROR_IN_USE when an image or snapshot would read otherwise, or a file is locked;
+ * Also a call that fails fills @ret_result: what an interrupted one had left may have been finished.
+ *
+ * Errors: QCOW2_ERROR_IN_USE when an image or snapshot would read otherwise, a snapshot would be deleted, or
+ * a file is locked;
  * QCOW2_ERROR_NOT_FOUND; QCOW2_ERROR_UNSUPPORTED; QCOW2_ERROR_NO_SPACE.
  */
 bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const Qcow2CommitOptions *options,

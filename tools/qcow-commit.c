@@ -48,15 +48,19 @@ static const ToolCommand command = {
         "above it gets the base as its backing file.",
         "Layers strictly between are not valid by themselves afterwards: their own backing file has changed. "
         "They are named, and marked so that QEMU and these commands refuse them by name (qcow-amend --unmark "
-        "takes the mark away); --delete deletes them as the last step. With -d they are only named, since "
-        "IMAGE still reads through them.",
+        "takes the mark away). With -d they are only named, since IMAGE still reads through them.",
+        "--delete deletes them as the last step, and with --top that layer too: the file itself, and the "
+        "symbolic link by which the chain names it. It is refused when one has internal snapshots "
+        "(--preserve keeps the file, --force deletes it) or when another image is backed by one. Data "
+        "files, devices and layers over NBD are not deleted, but named.",
         "Other images in the folders of the chain that are backed by the base or by a layer between, and "
         "internal snapshots of merged layers, would read otherwise: the merge is refused with their names. "
         "--preserve copies into such an image what the merge would change under it. --force goes on without.",
         "The base gets the size of the top if it is smaller; what a larger base has past that stays. Its "
         "enabled bitmaps record what is written.",
         "A guest that reads through IMAGE sees the same bytes at every moment, also after a crash: the same "
-        "command again completes the work. All images of the chain are locked first.",
+        "command again completes the work, or says that a layer that it merged has left the chain already. "
+        "All images of the chain are locked first.",
         NULL,
     },
     .entries = entries,
@@ -110,8 +114,17 @@ static bool print_json(const Tool *tool, const Qcow2CommitResult *result, double
     add_names(&object, "invalid", result->invalid);
     add_names(&object, "unmarked", result->unmarked);
     add_names(&object, "deleted", result->deleted);
+    add_names(&object, "not-deleted", result->not_deleted);
     tool_json_add(&object, "seconds", g_variant_new_double(seconds));
     return tool_print_json(tool, g_variant_builder_end(&object));
+}
+
+static void print_all_names(const Qcow2CommitResult *result)
+{
+    print_names("Not valid by itself any more: %s\n", result->invalid);
+    print_names("Could not be marked as such: %s\n", result->unmarked);
+    print_names("Deleted: %s\n", result->deleted);
+    print_names("Not deleted: %s\n", result->not_deleted);
 }
 
 static bool print_result(const Tool *tool, const Qcow2CommitResult *result, double seconds)
@@ -121,11 +134,17 @@ static bool print_result(const Tool *tool, const Qcow2CommitResult *result, doub
     }
     if (!tool->quiet) {
         printf("Image committed.\n");
-        print_names("Not valid by itself any more: %s\n", result->invalid);
-        print_names("Could not be marked as such: %s\n", result->unmarked);
-        print_names("Deleted: %s\n", result->deleted);
+        print_all_names(result);
     }
     return true;
+}
+
+/* What an interrupted commit had left may have been finished, and nothing else tells these names again. */
+static void print_finished(const Tool *tool, const Qcow2CommitResult *result)
+{
+    if (!tool->json && !tool->quiet) {
+        print_all_names(result);
+    }
 }
 
 static int run(const Tool *tool, const Qcow2OpenOptions *open_options, const Qcow2CommitOptions *options)
@@ -138,6 +157,7 @@ static int run(const Tool *tool, const Qcow2OpenOptions *open_options, const Qco
 
     tool_progress_end(progress);
     if (!ok) {
+        print_finished(tool, &result);
         int status = tool_progress_interrupted(progress, tool, error,
                                                "the chain reads as before; the same command completes it");
         return status ? status : tool_fail(tool, image, error);
@@ -159,6 +179,9 @@ static void check_options(Tool *tool)
     }
     if (keep_image && top) {
         tool_usage(tool, "-d keeps IMAGE as it is, and --top does not merge it");
+    }
+    if (keep_image && delete_merged) {
+        tool_usage(tool, "-d keeps IMAGE as it is, and it reads through what --delete would delete");
     }
     tool_gather_list(tool, &preserve);
 }

@@ -36,23 +36,29 @@ static bool switch_header(Marking *marking, Qcow2Header *header, GError **error)
         && qcow2_image_publish_header(marking->file, marking->cluster, error);
 }
 
+void qcow2_header_mark_merged(Qcow2Header *header, const char *base)
+{
+    g_autofree char *name = g_strdup_printf("merged into %s by qcow-commit", base);
+
+    if (strlen(name) > QCOW2_FEATURE_NAME_MAX) {
+        g_free(name);
+        name = g_strdup_printf("merged into %.*s... by qcow-commit", 16, base);
+    }
+    header->incompatible |= QCOW2_INCOMPAT_MERGED;
+    qcow2_header_name_feature(header, QCOW2_INCOMPAT_MERGED, name);
+}
+
 bool qcow2_image_mark_merged(Qcow2Image *image, const char *base, bool *ret_marked, GError **error)
 {
     Marking marking = { .file = image->file, .old = g_byte_array_new() };
     g_auto(Qcow2Header) header = { 0 };
-    g_autofree char *name = g_strdup_printf("merged into %s by qcow-commit", base);
+    bool ok = true;
 
     *ret_marked = image->header.layout.version >= 3;
-    bool ok = true;
     if (*ret_marked) {
-        if (strlen(name) > QCOW2_FEATURE_NAME_MAX) {
-            g_free(name);
-            name = g_strdup_printf("merged into %.*s... by qcow-commit", 16, base);
-        }
         ok = qcow2_image_read_header(image->file, &header, marking.old, error);
         if (ok) {
-            header.incompatible |= QCOW2_INCOMPAT_MERGED;
-            qcow2_header_name_feature(&header, QCOW2_INCOMPAT_MERGED, name);
+            qcow2_header_mark_merged(&header, base);
             ok = switch_header(&marking, &header, error);
         }
     }
@@ -66,21 +72,6 @@ static bool fail_unmarked(GError **error)
                       "the image is not marked as merged; it is as it should be already");
 }
 
-/* The decoder refuses the mark, so that it looks at a copy without it. */
-static bool decode_unmarked(Marking *marking, Qcow2Header *ret, GError **error)
-{
-    uint64_t incompatible = qcow2_load_be64(marking->old->data + FIELD_INCOMPATIBLE);
-    uint64_t size = 0;
-    g_autofree uint8_t *copy = g_memdup2(marking->old->data, marking->old->len);
-
-    if (!(incompatible & QCOW2_INCOMPAT_MERGED)) {
-        return fail_unmarked(error);
-    }
-    qcow2_store_be64(copy + FIELD_INCOMPATIBLE, incompatible & ~QCOW2_INCOMPAT_MERGED);
-    return qcow2_header_cluster_size(copy, marking->old->len, &size, error)
-        && qcow2_header_decode(copy, marking->old->len, ret, error);
-}
-
 static bool read_cluster(Marking *marking, GError **error)
 {
     uint8_t start[QCOW2_HEADER_SECTOR] = { 0 };
@@ -91,20 +82,48 @@ static bool read_cluster(Marking *marking, GError **error)
         || !qcow2_header_cluster_size(start, sizeof(start), &size, error)) {
         return false;
     }
-    if (qcow2_load_be32(start + 4) < 3) {
-        return fail_unmarked(error);
-    }
     g_byte_array_set_size(marking->old, (guint)size);
     return qcow2_io_read(marking->file, 0, marking->old->data, size, error);
+}
+
+static bool is_marked(const Marking *marking)
+{
+    return qcow2_load_be32(marking->old->data + FIELD_VERSION) >= 3
+        && (qcow2_load_be64(marking->old->data + FIELD_INCOMPATIBLE) & QCOW2_INCOMPAT_MERGED);
+}
+
+/* The decoder refuses the mark, so that it looks at a copy without it. */
+static bool decode_unmarked(Marking *marking, Qcow2Header *ret, GError **error)
+{
+    g_autofree uint8_t *copy = g_memdup2(marking->old->data, marking->old->len);
+
+    if (is_marked(marking)) {
+        uint64_t incompatible = qcow2_load_be64(copy + FIELD_INCOMPATIBLE);
+        qcow2_store_be64(copy + FIELD_INCOMPATIBLE, incompatible & ~QCOW2_INCOMPAT_MERGED);
+    }
+    return qcow2_header_decode(copy, marking->old->len, ret, error);
+}
+
+bool qcow2_image_read_marked(Qcow2Io *file, Qcow2Header *ret, bool *ret_is_marked, GError **error)
+{
+    Marking marking = { .file = file, .old = g_byte_array_new() };
+    bool ok = read_cluster(&marking, error) && decode_unmarked(&marking, ret, error);
+
+    *ret_is_marked = ok && is_marked(&marking);
+    clear_marking(&marking);
+    return ok;
 }
 
 bool qcow2_image_unmark(Qcow2Io *file, GError **error)
 {
     Marking marking = { .file = file, .old = g_byte_array_new() };
     g_auto(Qcow2Header) header = { 0 };
-    bool ok = read_cluster(&marking, error) && decode_unmarked(&marking, &header, error);
+    bool ok = read_cluster(&marking, error) && (is_marked(&marking) || fail_unmarked(error))
+           && decode_unmarked(&marking, &header, error);
 
     if (ok) {
+        /* It is the user's again, and no commit goes on with it. */
+        qcow2_header_set_ext(&header, QCOW2_EXT_MERGED, NULL, 0);
         qcow2_header_name_feature(&header, QCOW2_INCOMPAT_MERGED, NULL);
         ok = switch_header(&marking, &header, error);
     }

@@ -339,23 +339,27 @@ static bool take_name(Qcow2Output *output, GError **error)
         && (exists ? rename_over(output, error) : rename_to_free_name(output, error));
 }
 
-static bool flush_folder(const Qcow2Output *output, GError **error)
+bool qcow2_flush_folder_of(const char *path, GError **error)
 {
-    g_autofree char *folder = g_path_get_dirname(output->target);
-
-    if (output->cache == QCOW2_CACHE_UNSAFE) {
-        return true;
-    }
+    g_autofree char *folder = g_path_get_dirname(path);
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int errnum = fd < 0 || fsync(fd) < 0 ? errno : 0;
+
     if (fd >= 0) {
         close(fd);
     }
     /* A file system that cannot flush a folder says EINVAL; a folder may be writable and not readable. */
-    if (errnum != 0 && errnum != EINVAL && errnum != EACCES) {
-        return qcow2_fail_errno(error, errnum, "the file is complete, but flush its folder");
+    return errnum == 0 || errnum == EINVAL || errnum == EACCES
+        || qcow2_fail_errno(error, errnum, "flush the folder '%s'", folder);
+}
+
+static bool flush_folder(const Qcow2Output *output, GError **error)
+{
+    if (output->cache == QCOW2_CACHE_UNSAFE || qcow2_flush_folder_of(output->target, error)) {
+        return true;
     }
-    return true;
+    g_prefix_error(error, "the file is complete, but ");
+    return false;
 }
 
 bool qcow2_output_publish(Qcow2Output *output, GError **error)

@@ -42,6 +42,9 @@ Qcow2Io *qcow2_output_io(Qcow2Output *output);
 /** qcow2_output_trace: what is written from now on is told to the file @trace, if there is one. */
 bool qcow2_output_trace(Qcow2Output *output, const char *trace, GError **error);
 
+/** qcow2_flush_folder_of: after a change of the names in the folder of @path. */
+bool qcow2_flush_folder_of(const char *path, GError **error);
+
 /** qcow2_output_publish: flushes the file, renames it, flushes the folder (cache unsafe: renames only). */
 bool qcow2_output_publish(Qcow2Output *output, GError **error);
 

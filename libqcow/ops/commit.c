@@ -12,11 +12,13 @@
  *   5  images to preserve that read base through layers    the same
  *      between name it themselves, now that it holds what
  *      they read
- *   6  the layer above top, and top, name base; or the     the same
+ *   6  layers that are to be marked or deleted say so      the same
+ *      in their headers, for the note to be believed
+ *   7  the layer above top, and top, name base; or the     the same; the next commit goes on from the note
  *      image itself is emptied; one header write each
  *      with a note there of the layers that are left over
- *   7  layers between are marked; deleted if asked for     the same; the next commit goes on from the note
- *   8  the note is removed                                 done; marked layers are refused by name
+ *   8  layers between are marked; deleted if asked for     the same
+ *   9  the note is removed                                 done; marked layers are refused by name
  */
 #include <string.h>
 
@@ -35,6 +37,7 @@ void qcow2_merge_init(Qcow2Merge *merge, const Qcow2CommitOptions *options, Qcow
         .invalid = g_ptr_array_new(),
         .unmarked = g_ptr_array_new(),
         .deleted = g_ptr_array_new(),
+        .not_deleted = g_ptr_array_new(),
         .result = result,
         .progress = progress,
     };
@@ -51,6 +54,8 @@ void qcow2_merge_clear(Qcow2Merge *merge)
     merge->result->invalid = take_names(&merge->invalid);
     merge->result->unmarked = take_names(&merge->unmarked);
     merge->result->deleted = take_names(&merge->deleted);
+    merge->result->not_deleted = take_names(&merge->not_deleted);
+    g_clear_pointer(&merge->note, g_bytes_unref);
     g_clear_pointer(&merge->kept, g_ptr_array_unref);
     g_clear_pointer(&merge->others, g_ptr_array_unref);
     g_clear_pointer(&merge->top_chain, qcow2_chain_free);
@@ -63,6 +68,7 @@ void qcow2_commit_result_clear(Qcow2CommitResult *result)
     g_clear_pointer(&result->base, g_free);
     g_clear_pointer(&result->invalid, g_strfreev);
     g_clear_pointer(&result->deleted, g_strfreev);
+    g_clear_pointer(&result->not_deleted, g_strfreev);
     g_clear_pointer(&result->unmarked, g_strfreev);
 }
 
@@ -204,6 +210,17 @@ static bool check_names(const Qcow2Merge *merge, GError **error)
     return check_name(merge, merge->top - 1, error) && check_name(merge, merge->top, error);
 }
 
+/* With the note that will be in one of them. */
+static bool check_headers(Qcow2Merge *merge, GError **error)
+{
+    qcow2_merge_make_note(merge, false);
+    if (qcow2_merge_check_headers(merge, NULL)) {
+        return true;
+    }
+    qcow2_merge_make_note(merge, true);
+    return qcow2_merge_check_headers(merge, error);
+}
+
 /* ---- The room for it --------------------------------------------------------------------------- */
 
 /* A Qcow2NeedFunc. What is emptied or deleted comes last, so that none of it makes room for the rest. */
@@ -280,10 +297,13 @@ bool qcow2_merge_run(Qcow2Merge *merge, GError **error)
         && check_names(merge, error)
         && qcow2_merge_check_base(merge, error)
         && qcow2_merge_find_dependents(merge, error)
+        && qcow2_merge_check_delete(merge, error)
+        && check_headers(merge, error)
         && check_room(merge, error)
         && keep_dependents(merge, error)
         && qcow2_merge_into_base(merge, error)
         && repoint_dependents(merge, error)
+        && qcow2_merge_tag_layers(merge, error)
         && qcow2_merge_drop_layers(merge, error);
 }
 
@@ -301,6 +321,24 @@ static void sum_up_dry_run(const Qcow2Merge *merge)
     }
 }
 
+static bool check_options(const Qcow2CommitOptions *options, GError **error)
+{
+    return !options->keep_image || !options->delete_merged
+        || qcow2_fail(error, QCOW2_ERROR_INVALID, "an image that is kept as it is reads through the merged"
+                                                  " layers, so that none of them can be deleted");
+}
+
+static bool merge_layers(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options,
+                         GError **error)
+{
+    if (!scout(merge, image, open_options, error) || !open_chain(merge, image, open_options, error)
+        || !qcow2_merge_run(merge, error)) {
+        return false;
+    }
+    sum_up_dry_run(merge);
+    return true;
+}
+
 bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const Qcow2CommitOptions *options,
                   Qcow2CommitResult *ret_result, Qcow2Progress *progress, GError **error)
 {
@@ -308,18 +346,11 @@ bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const
 
     *ret_result = (Qcow2CommitResult) { 0 };
     qcow2_merge_init(&merge, options, ret_result, progress);
-    bool ok = qcow2_merge_finish(&merge, image, open_options, error)
-           && scout(&merge, image, open_options, error)
-           && open_chain(&merge, image, open_options, error)
-           && qcow2_merge_run(&merge, error);
-    if (ok) {
-        sum_up_dry_run(&merge);
-    }
+    bool ok = check_options(options, error) && qcow2_merge_finish(&merge, image, open_options, error)
+           && (merge.is_completed || merge_layers(&merge, image, open_options, error));
     qcow2_merge_clear(&merge);
     if (ok) {
         qcow2_progress_finish(progress);
-    } else {
-        qcow2_commit_result_clear(ret_result);
     }
     return ok;
 }

@@ -1,9 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The end of a commit: the merged layers leave the chain. */
-#include <errno.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "chain/naming.h"
 #include "image/editor.h"
 #include "image/mark.h"
@@ -54,8 +50,9 @@ static bool rehearse_drop(void *data, GError **error)
     return batch && drop_everything(batch, image, error) && qcow2_batch_rehearse(batch, error);
 }
 
-static bool empty_image(const Qcow2Merge *merge, GBytes *note, GError **error)
+static bool empty_image(const Qcow2Merge *merge, GError **error)
 {
+    GBytes *note = merge->note;
     Qcow2Image *image = qcow2_chain_image(merge->chain, 0);
     g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
 
@@ -74,8 +71,13 @@ static bool empty_image(const Qcow2Merge *merge, GBytes *note, GError **error)
 static bool repoint(const Qcow2Merge *merge, unsigned index, GError **error)
 {
     g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(qcow2_chain_image(merge->chain, index), error);
-    bool ok = batch && set_name(merge, index, batch, error) && qcow2_batch_commit(batch, error);
+    bool ok = batch && set_name(merge, index, batch, error);
 
+    /* What says that the note means it is needed until it is deleted. */
+    if (ok && !qcow2_merge_is_deleted(merge, index)) {
+        qcow2_batch_set_ext(batch, QCOW2_EXT_MERGED, NULL, 0);
+    }
+    ok = ok && qcow2_batch_commit(batch, error);
     return name_file(merge, index, ok, error);
 }
 
@@ -94,7 +96,7 @@ static Qcow2Keep keep_above(const Qcow2Merge *merge, Qcow2Chain *chain)
  * The layer above top reads past top's end what base has there, unless it keeps its zeros: that is found by
  * ops/keep.c, which re-points in the same step.
  */
-static bool repoint_above(Qcow2Merge *merge, GBytes *note, GError **error)
+static bool repoint_above(Qcow2Merge *merge, GError **error)
 {
     unsigned above = merge->top - 1;
     g_autoptr(Qcow2Chain) chain = qcow2_chain_tail(merge->chain, above, error);
@@ -104,7 +106,7 @@ static bool repoint_above(Qcow2Merge *merge, GBytes *note, GError **error)
     keep.set_backing = true;
     keep.backing_name = name;
     keep.backing_format = merge->base_format;
-    keep.merge_note = note;
+    keep.merge_note = merge->note;
     return chain && name && qcow2_keep(&keep, NULL, merge->progress, error);
 }
 
@@ -127,8 +129,7 @@ bool qcow2_merge_drop_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Roo
 
 /* ---- Layers that are no longer valid ----------------------------------------------------------- */
 
-/* What this layer of the chain was named for with preserve; NULL: it was not. */
-static const Qcow2Dependent *find_preserved(const Qcow2Merge *merge, unsigned index)
+const Qcow2Dependent *qcow2_merge_find_preserved(const Qcow2Merge *merge, unsigned index)
 {
     const Qcow2Layer *layer = qcow2_chain_layer(merge->chain, index);
 
@@ -141,16 +142,19 @@ static const Qcow2Dependent *find_preserved(const Qcow2Merge *merge, unsigned in
     return NULL;
 }
 
-static bool is_kept(const Qcow2Merge *merge, unsigned index)
-{
-    const Qcow2Dependent *preserved = find_preserved(merge, index);
-
-    return preserved && !preserved->snapshots_only;
-}
-
 bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index)
 {
-    return index > merge->top && index < merge->base && !is_kept(merge, index);
+    if (index <= merge->top || index >= merge->base) {
+        return false;
+    }
+    /* What is above one that is kept reads the same through it. */
+    for (unsigned i = index; i < merge->base; i++) {
+        const Qcow2Dependent *preserved = qcow2_merge_find_preserved(merge, i);
+        if (preserved && !preserved->snapshots_only) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static bool mark_layers(Qcow2Merge *merge, GError **error)
@@ -177,43 +181,32 @@ static bool mark_layers(Qcow2Merge *merge, GError **error)
     return true;
 }
 
+/* From the lowest one up: those that are left then still lead to each other. */
 static bool delete_layers(Qcow2Merge *merge, GError **error)
 {
-    unsigned first = merge->top > 0 ? merge->top : 1;
-
-    if (!merge->options->delete_merged || merge->chain->options.dry_run
-        || (merge->options->keep_image && merge->top == 0)) {
-        return true;
-    }
-    for (unsigned i = first; i < merge->base; i++) {
-        const Qcow2Place *place = qcow2_chain_layer(merge->chain, i)->place;
-        /* The top, too, may have been named: for its snapshots. */
-        if (find_preserved(merge, i) || place->kind != QCOW2_PLACE_FILE) {
-            continue;
+    for (unsigned i = merge->base - 1; i >= MAX(merge->top, 1); i--) {
+        const Qcow2Layer *layer = qcow2_chain_layer(merge->chain, i);
+        if (qcow2_merge_is_deleted(merge, i) && !merge->chain->options.dry_run
+            && !qcow2_merge_delete(merge, layer->place, &layer->identity, &layer->image->header, error)) {
+            return false;
         }
-        if (unlink(place->target) != 0) {
-            return qcow2_fail_errno(error, errno, "'%s': the merge is done, but deleting it failed",
-                                    place->shown);
-        }
-        g_ptr_array_add(merge->deleted, g_strdup(place->shown));
     }
     return true;
 }
 
-static bool retire_layers(Qcow2Merge *merge, bool has_note, unsigned above, GError **error)
+static bool retire_layers(Qcow2Merge *merge, unsigned above, GError **error)
 {
     return mark_layers(merge, error)
         && delete_layers(merge, error)
-        && (!has_note || qcow2_merge_clear_note(merge, above, error));
+        && (!merge->note || qcow2_merge_clear_note(merge->chain, above, error));
 }
 
 bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error)
 {
     unsigned above = merge->top > 0 ? merge->top - 1 : 0;
-    g_autoptr(GBytes) note = qcow2_merge_note(merge, above);
-    bool ok = merge->top > 0                ? repoint_above(merge, note, error)
+    bool ok = merge->top > 0                ? repoint_above(merge, error)
             : merge->options->keep_image    ? true
-                                            : empty_image(merge, note, error);
+                                            : empty_image(merge, error);
 
     /* Top is valid over base as well, and must not lead through layers that are not. */
     if (ok && merge->top > 0 && qcow2_merge_renames(merge, merge->top)) {
@@ -224,7 +217,7 @@ bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error)
                        qcow2_chain_layer_name(merge->chain, merge->base));
         return false;
     }
-    return retire_layers(merge, note != NULL, above, error);
+    return retire_layers(merge, above, error);
 }
 
 bool qcow2_unmark(const char *image, GError **error)

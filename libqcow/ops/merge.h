@@ -9,6 +9,9 @@
 #include "chain/chain.h"
 #include "ops/keep.h"
 
+/* What tells one commit from another, in hexadecimal digits. */
+#define QCOW2_MERGE_ID_LEN 16u
+
 typedef struct Qcow2Merge {
     const Qcow2CommitOptions *options;
     Qcow2Chain *chain;            /* of the image; [top, base] and the layer above top are writable */
@@ -18,7 +21,10 @@ typedef struct Qcow2Merge {
     bool changes_base;            /* something will be written into it */
     GPtrArray *kept;              /* Qcow2Dependent: images that stay valid, lowest first */
     GPtrArray *others;            /* Qcow2Chain: other images that these are backed by */
-    GPtrArray *invalid, *unmarked, *deleted;    /* names for the result */
+    GPtrArray *invalid, *unmarked, *deleted, *not_deleted;    /* names for the result */
+    char id[QCOW2_MERGE_ID_LEN + 1];
+    GBytes *note;                 /* what has to be remembered until the end; NULL: nothing */
+    bool is_completed;            /* by going on from what an interrupted commit left */
     Qcow2CommitResult *result;
     Qcow2Progress *progress;
 } Qcow2Merge;
@@ -81,21 +87,55 @@ bool qcow2_merge_base_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Roo
 bool qcow2_merge_drop_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Room *room, GError **error);
 
 /**
- * qcow2_merge_note: what the image @index of the chain, which gets base as its backing file, has to remember
- * until the merged layers are marked or deleted; NULL when nothing is to be done, or its header has no room.
+ * qcow2_merge_make_note: what the image that gets base as its backing file has to remember until the merged
+ * layers are marked or deleted; none when nothing is to be done then.
+ * @is_short: names only what the named layers do not lead to
  */
-GBytes *qcow2_merge_note(const Qcow2Merge *merge, unsigned index);
-bool qcow2_merge_clear_note(const Qcow2Merge *merge, unsigned index, GError **error);
+void qcow2_merge_make_note(Qcow2Merge *merge, bool is_short);
 
-/** qcow2_merge_finish: what an interrupted commit of this image had left to do, from its note. */
+/** qcow2_merge_is_noted: a layer that the note names, or that is found from one that it names. */
+bool qcow2_merge_is_noted(const Qcow2Merge *merge, unsigned index);
+
+/** qcow2_merge_tag_layers: those layers say in their headers that the note means them. */
+bool qcow2_merge_tag_layers(const Qcow2Merge *merge, GError **error);
+
+/** qcow2_merge_clear_note: of the layer @index, when all is done. */
+bool qcow2_merge_clear_note(const Qcow2Chain *chain, unsigned index, GError **error);
+
+/** qcow2_merge_check_headers: whether all headers that will be written can be; before anything is. */
+bool qcow2_merge_check_headers(const Qcow2Merge *merge, GError **error);
+
+/**
+ * qcow2_merge_finish: what an interrupted commit of this image had left to do, from its note. Sets
+ * is_completed when that was the commit that is asked for and its top has left the chain.
+ */
 bool qcow2_merge_finish(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options,
                         GError **error);
 
 /** qcow2_merge_renames: whether what the header of a layer above base names is not base. */
 bool qcow2_merge_renames(const Qcow2Merge *merge, unsigned index);
 
-/** qcow2_merge_is_retired: a layer between that is not kept: it is to be marked, or deleted. */
+/** qcow2_merge_is_retired: a layer between that will not read as it did: neither it is kept nor one below. */
 bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index);
+
+/** qcow2_merge_find_preserved: what a layer of the chain was named for with preserve; NULL: it was not. */
+const Qcow2Dependent *qcow2_merge_find_preserved(const Qcow2Merge *merge, unsigned index);
+
+/** qcow2_merge_is_deleted: a merged layer that drops out of the chain, when that is asked for. */
+bool qcow2_merge_is_deleted(const Qcow2Merge *merge, unsigned index);
+
+/** qcow2_merge_check_delete: Errors: QCOW2_ERROR_IN_USE for one that has internal snapshots. */
+bool qcow2_merge_check_delete(const Qcow2Merge *merge, GError **error);
+
+/**
+ * qcow2_merge_delete: the file behind a name, the name itself when it is a symbolic link; flushes its folder.
+ * @identity: of the file that is meant
+ * @header: of that image; its data file is not deleted
+ *
+ * What is not deleted is listed in the result: a device, an image over NBD, another file than what is meant.
+ */
+bool qcow2_merge_delete(Qcow2Merge *merge, const Qcow2Place *place, const Qcow2IoIdentity *identity,
+                        const Qcow2Header *header, GError **error);
 
 /** qcow2_merge_drop_layers: the chain without the merged layers. */
 bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error);
