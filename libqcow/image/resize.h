@@ -43,4 +43,13 @@ bool qcow2_image_resize(Qcow2Image *image, const Qcow2Resize *resize, Qcow2Progr
  */
 bool qcow2_image_trim_end(Qcow2Image *image, bool with_snapshots, GError **error);
 
+/**
+ * qcow2_image_trim_back:
+ * @old_size: of the file before its last batch, which changed tables and counts and added none
+ *
+ * The same for a file that has grown by that batch: it is no longer than before in the end, but for a part of
+ * its last cluster.
+ */
+bool qcow2_image_trim_back(Qcow2Image *image, bool with_snapshots, uint64_t old_size, GError **error);
+
 #endif

@@ -17,6 +17,7 @@ typedef struct Rewrite {
     Qcow2Batch *batch;
     Qcow2RewriteFunc func;
     void *data;
+    GHashTable *users;        /* host offset of a table that is counted more than once -> references to it */
     GHashTable *replaced;     /* host offset of a shared table -> that of the new one, or NO_TABLE */
     GHashTable *looked_at;    /* host offsets of shared tables that stay as they are */
     Qcow2RewrittenTable table;
@@ -78,18 +79,14 @@ static bool place_table(Rewrite *self, uint64_t host_offset, uint64_t *ret_offse
 static bool rewrite_new_table(Rewrite *self, uint64_t l1_index, uint64_t host_offset, const uint8_t *raw,
                               uint64_t *ret_offset, GError **error)
 {
+    const uint64_t *n_users = g_hash_table_lookup(self->users, &host_offset);
     bool changed = false;
-    uint64_t count;
 
     *ret_offset = 0;
-    if (!qcow2_counts_cache_get(qcow2_batch_counts(self->batch), host_offset >> self->layout->cluster_bits,
-                                &count, error)) {
-        return false;
-    }
     memcpy(self->table.bytes, raw, self->layout->cluster_size);
     self->table.host_offset = host_offset;
     self->table.guest_start = l1_index * qcow2_l2_coverage(self->layout);
-    self->table.n_users = CLAMP(count, 1, G_MAXINT);
+    self->table.n_users = n_users ? MIN(*n_users, G_MAXINT) : 1;
     if (!self->func(&self->table, &changed, self->data, error)) {
         return false;
     }
@@ -126,20 +123,48 @@ static bool rewrite_table(uint64_t l1_index, uint64_t host_offset, const uint8_t
 
 /* ---- Views ------------------------------------------------------------------------------------- */
 
+static uint64_t *read_l1(const Rewrite *self, const Qcow2View *view, GError **error)
+{
+    uint64_t len = view->l1_entries * 8;
+    g_autofree uint64_t *l1 = g_try_malloc(MAX(len, 8));
+
+    if (!l1) {
+        qcow2_fail_memory(error, len, "the L1 table");
+        return NULL;
+    }
+    return qcow2_io_read(self->image->file, view->l1_offset, l1, len, error) ? g_steal_pointer(&l1) : NULL;
+}
+
+/* Counts do not tell how many there are: a leak counts more. */
+static bool count_users(Rewrite *self, const Qcow2View *view, GError **error)
+{
+    g_autofree uint64_t *l1 = read_l1(self, view, error);
+
+    for (uint64_t i = 0; l1 && i < view->l1_entries; i++) {
+        uint64_t offset = GUINT64_FROM_BE(l1[i]) & L1E_OFFSET, count = 0;
+        if (offset != 0
+            && !qcow2_counts_cache_get(qcow2_batch_counts(self->batch), offset >> self->layout->cluster_bits,
+                                       &count, error)) {
+            return false;
+        }
+        if (count > 1) {
+            const uint64_t *n = g_hash_table_lookup(self->users, &offset);
+            remember(self->users, offset, n ? *n + 1 : 1);
+        }
+    }
+    return l1 != NULL;
+}
+
 /* @ret_l1_offset: where the L1 table is afterwards; as before when nothing changed. */
 static bool rewrite_view(Rewrite *self, const Qcow2View *view, uint64_t *ret_l1_offset, GError **error)
 {
     uint64_t len = view->l1_entries * 8;
-    g_autofree uint64_t *l1 = g_try_malloc(len);
+    g_autofree uint64_t *l1 = read_l1(self, view, error);
 
     *ret_l1_offset = view->l1_offset;
-    if (!l1 && len > 0) {
-        return qcow2_fail_memory(error, len, "the L1 table");
-    }
     self->l1 = l1;
     self->l1_changed = false;
-    if (!qcow2_io_read(self->image->file, view->l1_offset, l1, len, error)
-        || !qcow2_each_table(self->image, view, rewrite_table, self, error)) {
+    if (!l1 || !qcow2_each_table(self->image, view, rewrite_table, self, error)) {
         return false;
     }
     return !self->l1_changed
@@ -168,6 +193,22 @@ static const Qcow2SnapshotEntry *entry_at(const Rewrite *self, guint index)
     return &g_array_index(self->image->snapshots, Qcow2SnapshotEntry, index);
 }
 
+static bool count_all_users(Rewrite *self, GError **error)
+{
+    Qcow2View view = qcow2_image_active_view(self->image);
+
+    if (!count_users(self, &view, error)) {
+        return false;
+    }
+    for (guint i = 0; i < self->image->snapshots->len; i++) {
+        if (!qcow2_image_snapshot_view(self->image, entry_at(self, i), &view, error)
+            || !count_users(self, &view, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool rewrite_snapshots(Rewrite *self, Qcow2Progress *progress, GError **error)
 {
     g_autoptr(GPtrArray) entries = qcow2_snapshot_entries(self->image);
@@ -194,6 +235,7 @@ static bool rewrite_snapshots(Rewrite *self, Qcow2Progress *progress, GError **e
 bool qcow2_batch_rewrite_tables(Qcow2Batch *batch, Qcow2Image *image, Qcow2RewriteFunc func, void *data,
                                 Qcow2Progress *progress, GError **error)
 {
+    g_autoptr(GHashTable) users = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
     g_autoptr(GHashTable) replaced = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
     g_autoptr(GHashTable) looked_at = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
     g_autofree uint8_t *bytes = g_try_malloc(image->header.layout.cluster_size);
@@ -204,6 +246,7 @@ bool qcow2_batch_rewrite_tables(Qcow2Batch *batch, Qcow2Image *image, Qcow2Rewri
         .batch = batch,
         .func = func,
         .data = data,
+        .users = users,
         .replaced = replaced,
         .looked_at = looked_at,
         .table = { .snapshot = QCOW2_ACTIVE_LAYER, .bytes = bytes },
@@ -212,6 +255,7 @@ bool qcow2_batch_rewrite_tables(Qcow2Batch *batch, Qcow2Image *image, Qcow2Rewri
     if (!bytes) {
         return qcow2_fail_memory(error, image->header.layout.cluster_size, "an L2 table");
     }
-    return rewrite_view(&self, &view, &qcow2_batch_header(batch)->l1_offset, error)
+    return count_all_users(&self, error)
+        && rewrite_view(&self, &view, &qcow2_batch_header(batch)->l1_offset, error)
         && rewrite_snapshots(&self, progress, error);
 }

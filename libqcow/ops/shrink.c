@@ -23,9 +23,6 @@
 #include "util/error.h"
 #include "util/progress.h"
 
-/* Clusters: for less, no tables are read and written anew. */
-#define LEAST_GAIN 8u
-
 /* Clusters that must stay together. */
 typedef struct Group {
     uint64_t first, n;            /* host clusters */
@@ -371,8 +368,9 @@ static bool move_all(Shrink *self, GError **error)
 }
 
 /*
- * New tables and counts go to the end at first, then to where the old ones were: qcow2_image_trim_end(). On a
- * full disk there may be no room for them. Nothing was flushed yet then, and the file stays as long as it is.
+ * New tables and counts go to the end at first, then to where the old ones were: qcow2_image_trim_back(). On
+ * a full disk there may be no room for them. Nothing was flushed yet then, and the file stays as long as it
+ * is.
  */
 static bool move_if_possible(Shrink *self, GError **error)
 {
@@ -414,7 +412,7 @@ static bool move_data(Qcow2Image *image, uint64_t *ret_n_moved, Qcow2Progress *p
     Shrink self;
     bool ok = begin(&self, image, progress, error) && look_around(&self, error) && count_free(&self, error)
            && choose_groups(&self, error)
-           && (self.groups->len == 0 || self.gain < LEAST_GAIN || move_if_possible(&self, error));
+           && (self.groups->len == 0 || self.gain == 0 || move_if_possible(&self, error));
 
     *ret_n_moved = ok ? self.n_moved : 0;
     clear_shrink(&self);
@@ -469,7 +467,8 @@ bool qcow2_shrink(Qcow2Image *image, Qcow2TrimResult *result, Qcow2Progress *pro
     do {
         before = size;
         if ((has_data && !move_data(image, &n_moved, progress, error))
-            || !qcow2_image_trim_end(image, true, error) || !qcow2_io_get_size(image->file, &size, error)) {
+            || !qcow2_image_trim_back(image, true, before, error)
+            || !qcow2_io_get_size(image->file, &size, error)) {
             return false;
         }
         result->clusters_moved += n_moved;

@@ -20,9 +20,6 @@
 #include "util/error.h"
 #include "util/progress.h"
 
-/* Clusters: a change of the counts itself needs some, for a while. */
-#define LEAST_GAIN 8u
-
 /* Guest bytes that are looked at between two looks at the progress. */
 #define WINDOW (UINT64_C(64) << 20)
 
@@ -34,6 +31,8 @@ typedef struct Trim {
     bool has_below, rehearsing;
     uint64_t min_size;            /* of all states: below it they all go on */
     uint64_t n_empty_tables;      /* which go as a whole */
+    uint64_t used_before;         /* clusters of the file */
+    uint64_t n_in_data_file;      /* clusters of a data file that are given up */
     guint snapshot;               /* of the states at hand: */
     Qcow2State *state, *below, *empty;
     Qcow2Progress *progress;
@@ -75,21 +74,20 @@ static bool open_states(Trim *self, guint snapshot, GError **error)
 
 /* ---- One table --------------------------------------------------------------------------------- */
 
-typedef enum { ANY_ENTRY, DATA_ENTRY } Kind;
+typedef enum { ANY_ENTRY, PLACED_ENTRY } Kind;
+
+/* Zeros can have a place, too: QEMU keeps it for what is written there next. */
+static bool has_place(const uint8_t *entry)
+{
+    /* Offset 0 is a place in a data file; the COPIED flag tells it from none. */
+    return (qcow2_load_be64(entry) & (L2E_COMPRESSED | L2E_HOST_OFFSET | L2E_COPIED)) != 0;
+}
 
 static bool entry_is(const Trim *self, const uint8_t *entry, Kind kind)
 {
-    uint64_t raw = qcow2_load_be64(entry);
     uint64_t bitmap = self->layout->extended_l2 ? qcow2_load_be64(entry + 8) : 0;
 
-    if (raw & L2E_COMPRESSED) {
-        return true;
-    }
-    if (kind == ANY_ENTRY) {
-        return raw != 0 || bitmap != 0;
-    }
-    return self->layout->extended_l2 ? (uint32_t)bitmap != 0
-                                     : (raw & L2E_HOST_OFFSET) != 0 && !(raw & L2E_ZERO);
+    return has_place(entry) || (kind == ANY_ENTRY && (qcow2_load_be64(entry) != 0 || bitmap != 0));
 }
 
 /* Guest ranges of the entries [first, end) that say something, before the end of the state. */
@@ -157,6 +155,7 @@ static bool change_entries(Trim *self, Qcow2RewrittenTable *table, const GArray 
         uint64_t end = qcow2_div_round_up(range->end - table->guest_start, self->layout->cluster_size);
         for (uint64_t j = first; j < end; j++) {
             uint8_t *entry = table->bytes + j * self->layout->l2_entry_size;
+            self->n_in_data_file += self->layout->has_data_file && has_place(entry);
             if (!qcow2_table_clear_entry(self->batch, table, j, error)) {
                 return false;
             }
@@ -209,8 +208,8 @@ static bool trim_entries(Trim *self, Qcow2RewrittenTable *table, uint64_t first,
     if (!drop_same_as_below(self, table, all, ret_changed, error)) {
         return false;
     }
-    g_autoptr(GArray) data = find_entries(self, table, first, end, DATA_ENTRY);
-    return empty_zeros(self, table, data, ret_changed, error)
+    g_autoptr(GArray) placed = find_entries(self, table, first, end, PLACED_ENTRY);
+    return empty_zeros(self, table, placed, ret_changed, error)
         && qcow2_progress_advance(self->progress, count_bytes(all), error);
 }
 
@@ -246,6 +245,17 @@ static uint64_t smallest_size(const Qcow2Image *image)
     return size;
 }
 
+/* Over other layers than the image names something else would read the same without. */
+static bool check_backing(const Qcow2Chain *chain, GError **error)
+{
+    const Qcow2Place *place = qcow2_chain_layer(chain, 0)->place;
+
+    return (!place->no_backing && !place->backing)
+        || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                      "an image is trimmed over the backing file that it names; leave \"backing\" out of the"
+                      " image name");
+}
+
 static bool check_image(Qcow2Image *image, GError **error)
 {
     if (image->kind != QCOW2_IMAGE_QCOW2) {
@@ -258,9 +268,9 @@ static bool check_image(Qcow2Image *image, GError **error)
     return qcow2_image_check_readable(image, error) && qcow2_image_load_snapshots(image, error);
 }
 
-static bool count_used(Trim *self, uint64_t *ret_n, GError **error)
+static bool count_used(Qcow2Batch *batch, uint64_t *ret_n, GError **error)
 {
-    Qcow2CountsCache *counts = qcow2_batch_counts(self->batch);
+    Qcow2CountsCache *counts = qcow2_batch_counts(batch);
     uint64_t end = qcow2_counts_cache_end(counts), count;
 
     *ret_n = 0;
@@ -274,19 +284,20 @@ static bool count_used(Trim *self, uint64_t *ret_n, GError **error)
 }
 
 /*
- * What a few new tables and counts need may be more than what they free: the file must not grow. What is
- * freed of a data file is not counted in the image.
+ * Tables without what went are no larger than before, and what they replace is free then: the file gets its
+ * length back. Where nothing is freed, since something else uses all that went, nothing is written. Clusters
+ * of a data file are not counted in the image.
  */
-static bool commit_gain(Trim *self, uint64_t used_before, GError **error)
+static bool commit_gain(Trim *self, GError **error)
 {
-    uint64_t used, gained = self->layout->has_data_file ? self->result.clusters : 0;
+    uint64_t used, gained = self->n_in_data_file > 0;
 
     if (!qcow2_batch_fix_active_flags(self->batch, self->image, error)
-        || !qcow2_batch_count_taken(self->batch, error) || !count_used(self, &used, error)) {
+        || !qcow2_batch_count_taken(self->batch, error) || !count_used(self->batch, &used, error)) {
         return false;
     }
-    if (used + LEAST_GAIN > used_before + gained) {
-        self->result.clusters = self->n_empty_tables = 0;
+    if (used >= self->used_before + gained) {
+        self->result.clusters = self->n_empty_tables = self->n_in_data_file = 0;
         return true;
     }
     return self->rehearsing ? qcow2_batch_rehearse(self->batch, error)
@@ -295,17 +306,16 @@ static bool commit_gain(Trim *self, uint64_t used_before, GError **error)
 
 static bool drop_clusters(Trim *self, GError **error)
 {
-    uint64_t used = 0;
     g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
 
     self->batch = batch;
     self->min_size = smallest_size(self->image);
-    if (!batch || !count_used(self, &used, error)) {
+    if (!batch || !count_used(batch, &self->used_before, error)) {
         return false;
     }
-    qcow2_progress_expect(self->progress, used << self->layout->cluster_bits);
+    qcow2_progress_expect(self->progress, self->used_before << self->layout->cluster_bits);
     return qcow2_batch_rewrite_tables(batch, self->image, trim_table, self, self->progress, error)
-        && (self->result.clusters + self->n_empty_tables == 0 || commit_gain(self, used, error));
+        && (self->result.clusters + self->n_empty_tables == 0 || commit_gain(self, error));
 }
 
 /* ---- The room for it --------------------------------------------------------------------------- */
@@ -340,26 +350,39 @@ static bool need(void *data, Qcow2NeedStep step, Qcow2Room *room, GError **error
 
 /* ---- The work ---------------------------------------------------------------------------------- */
 
+/* Without what is free in between, and what was for a while. */
+static bool count_freed(Trim *self, GError **error)
+{
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+    uint64_t used;
+
+    if (!batch || !count_used(batch, &used, error)) {
+        return false;
+    }
+    self->result.bytes_freed = (self->used_before - MIN(used, self->used_before) + self->n_in_data_file)
+                            << self->layout->cluster_bits;
+    return true;
+}
+
 static bool run(Trim *self, const Qcow2TrimOptions *options, GError **error)
 {
-    uint64_t before, after;
+    Qcow2TrimResult *result = &self->result;
+    Qcow2Image *image = self->image;
 
-    if (!check_image(self->image, error) || !qcow2_chain_open_data(self->chain, 0, error)
+    if (!check_image(image, error) || !check_backing(self->chain, error)
+        || !qcow2_chain_open_data(self->chain, 0, error)
         || !qcow2_chain_open_below(self->chain, 0, &self->has_below, error)
-        || !qcow2_io_get_size(self->image->file, &before, error)) {
+        || !qcow2_io_get_size(image->file, &result->file_size_before, error)) {
         return false;
     }
     bool ok = qcow2_check_room(need, self, error) && drop_clusters(self, error);
     clear_states(self);
-    if (!ok || (self->result.clusters + self->n_empty_tables > 0
-                && !qcow2_image_trim_end(self->image, true, error))
-        || (options->shrink && !qcow2_shrink(self->image, &self->result, self->progress, error))
-        || !qcow2_io_get_size(self->image->file, &after, error)) {
-        return false;
-    }
-    self->result.file_size_before = before;
-    self->result.file_size = after;
-    return true;
+    return ok
+        && (result->clusters + self->n_empty_tables == 0
+            || qcow2_image_trim_back(image, true, result->file_size_before, error))
+        && (!options->shrink || qcow2_shrink(image, result, self->progress, error))
+        && count_freed(self, error)
+        && qcow2_io_get_size(image->file, &result->file_size, error);
 }
 
 bool qcow2_trim(Qcow2Chain *chain, const Qcow2TrimOptions *options, Qcow2TrimResult *ret_result,
