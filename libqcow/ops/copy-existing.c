@@ -13,6 +13,7 @@
 #include "ops/copy.h"
 #include "ops/export.h"
 #include "util/error.h"
+#include "util/progress.h"
 
 static bool check_size(const Qcow2Copy *copy, uint64_t size, GError **error)
 {
@@ -51,7 +52,8 @@ static bool copy_to_raw(Qcow2Copy *copy, const Qcow2Place *place, GError **error
     return target && qcow2_target_trace(target, copy->options->trace, error)
         && find_part(place, qcow2_target_io(target), &size, error)
         && check_size(copy, size, error)
-        && qcow2_copy_bytes(copy, qcow2_target_io(target), needs_no_zeros, error)
+        && qcow2_copy_expect_bytes(copy, needs_no_zeros, error)
+        && qcow2_copy_bytes(copy, qcow2_target_io(target), error)
         && qcow2_copy_publish(copy, target, error);
 }
 
@@ -142,7 +144,12 @@ static bool fill_batch(Qcow2Copy *copy, Qcow2Batch *batch, Qcow2Image *image, Qc
         .overwrite_data = true,
     };
     Qcow2InPlaceResult result;
+    uint64_t n_bytes;
 
+    if (!qcow2_choice_count(choice, &n_bytes, error)) {
+        return false;
+    }
+    qcow2_progress_expect(copy->progress, n_bytes);
     if (!qcow2_in_place_apply(batch, image, to, choice, &options, &result, copy->progress, error)) {
         return false;
     }

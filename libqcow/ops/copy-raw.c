@@ -21,7 +21,6 @@ static bool put(const GArray *extents, void *data, GError **error)
 
     for (guint i = 0; i < extents->len; i++) {
         const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
-        qcow2_progress_expect(raw->copy->progress, extent->len_bytes);
         if (!qcow2_mover_add(raw->mover, extent, raw->copy->target_offset + extent->guest_offset, error)) {
             return false;
         }
@@ -57,13 +56,13 @@ static bool note(uint64_t guest_end, void *data, GError **error)
     return qcow2_io_flush(raw->target, error) && qcow2_journal_note(raw->copy->journal, &record, error);
 }
 
-static bool walk(RawCopy *raw, Qcow2Choice *choice, GError **error)
+static bool walk(RawCopy *raw, GError **error)
 {
     const Qcow2Copy *copy = raw->copy;
     g_autoptr(Qcow2ReaderPool) readers = qcow2_reader_pool_new();
     Qcow2HoleRules holes = { copy->source, copy->sparse, copy->first->options.n_threads, readers };
     Qcow2Walk walk = {
-        .choice = choice,
+        .choice = copy->choice,
         .holes = copy->sparse.block > 0 ? &holes : NULL,
         .start = copy->resume.guest_end,
         .n_threads = copy->first->options.n_threads,
@@ -79,31 +78,64 @@ static bool walk(RawCopy *raw, Qcow2Choice *choice, GError **error)
     return qcow2_walk(&walk, &sink, error);
 }
 
-bool qcow2_copy_bytes(Qcow2Copy *copy, Qcow2Io *target, bool is_zero, GError **error)
+/* All of it, but for what an interrupted copy has done. */
+static bool expect(const Qcow2Copy *copy, GError **error)
 {
-    Qcow2MoverOptions mover_options = {
-        .n_threads = copy->first->options.n_threads,
-        .no_reflink = copy->options->no_reflink,
-        .source_in_use = copy->first->options.force_share,
-        .sparse = copy->sparse,
-        .target_is_zero = is_zero,
-        .keep_space = qcow2_copy_is_all(copy),
-    };
-    Qcow2ChoiceOptions choice_options = {
+    const GArray *extents = NULL;
+    uint64_t start = copy->resume.guest_end, n_bytes = 0;
+
+    do {
+        if (!qcow2_progress_check(copy->progress, error)
+            || !qcow2_choice_next(copy->choice, &extents, error)) {
+            return false;
+        }
+        for (guint i = 0; extents && i < extents->len; i++) {
+            const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+            uint64_t end = qcow2_extent_end(extent);
+            n_bytes += end > start ? end - MAX(start, extent->guest_offset) : 0;
+        }
+    } while (extents);
+    qcow2_choice_rewind(copy->choice);
+    qcow2_progress_expect(copy->progress, n_bytes);
+    return true;
+}
+
+bool qcow2_copy_expect_bytes(Qcow2Copy *copy, bool is_zero, GError **error)
+{
+    Qcow2ChoiceOptions options = {
         .unit = QCOW2_SECTOR_SIZE,
         .n_threads = copy->first->options.n_threads,
         .not_aligned = true,
         .everything = !is_zero,
         .end = is_zero ? 0 : copy->size,
     };
-    g_autoptr(Qcow2State) from = qcow2_state_open(copy->source->chain, "@empty", error);
-    g_autoptr(Qcow2Choice) choice =
-        from ? qcow2_choice_new(from, copy->source, &choice_options, error) : NULL;
-    g_autoptr(Qcow2Mover) mover =
-        choice ? qcow2_mover_new(copy->source, target, &mover_options, copy->progress) : NULL;
+
+    copy->target_is_zero = is_zero;
+    copy->nothing = qcow2_state_open(copy->source->chain, "@empty", error);
+    copy->choice = copy->nothing ? qcow2_choice_new(copy->nothing, copy->source, &options, error) : NULL;
+    return copy->choice && expect(copy, error);
+}
+
+void qcow2_copy_forget_bytes(Qcow2Copy *copy)
+{
+    g_clear_pointer(&copy->choice, qcow2_choice_free);
+    g_clear_pointer(&copy->nothing, qcow2_state_free);
+}
+
+bool qcow2_copy_bytes(Qcow2Copy *copy, Qcow2Io *target, GError **error)
+{
+    Qcow2MoverOptions options = {
+        .n_threads = copy->first->options.n_threads,
+        .no_reflink = copy->options->no_reflink,
+        .source_in_use = copy->first->options.force_share,
+        .sparse = copy->sparse,
+        .target_is_zero = copy->target_is_zero,
+        .keep_space = qcow2_copy_is_all(copy),
+    };
+    g_autoptr(Qcow2Mover) mover = qcow2_mover_new(copy->source, target, &options, copy->progress);
     RawCopy raw = { .copy = copy, .target = target, .mover = mover, .noted = copy->resume.guest_end };
 
-    if (!mover || !walk(&raw, choice, error)) {
+    if (!walk(&raw, error)) {
         return false;
     }
     Qcow2MoverStats stats = qcow2_mover_get_stats(mover);
@@ -145,8 +177,9 @@ bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GErro
 
     copy->result.output_size = copy->size;
     bool ok = target && qcow2_copy_open_journal(copy, creation, target, NULL, error)
+           && qcow2_copy_expect_bytes(copy, qcow2_target_is_new(target), error)
            && prepare(copy, creation, target, error)
-           && qcow2_copy_bytes(copy, qcow2_target_io(target), qcow2_target_is_new(target), error)
+           && qcow2_copy_bytes(copy, qcow2_target_io(target), error)
            && qcow2_copy_publish(copy, target, error);
 
     if (!ok) {

@@ -92,8 +92,8 @@ static bool is_whole(Qcow2Target *target, uint64_t min_bytes, bool *ret, GError 
 }
 
 /*
- * Bytes of a disk are where the guest has them in raw files, and in data files; how long a qcow2 image must be
- * is in its own record.
+ * Bytes of a disk are where the guest has them in raw files, and in data files; how long a qcow2 image must
+ * be is in its own record.
  */
 static bool check_parts(Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
                         Qcow2Target *data, GError **error)

@@ -193,6 +193,7 @@ static bool run(Qcow2Copy *copy, GError **error)
     for (guint i = 0; !ok && i < copy->witnesses->len; i++) {
         qcow2_witness_explain(g_ptr_array_index(copy->witnesses, i), error);
     }
+    qcow2_copy_forget_bytes(copy);
     return ok;
 }
 

@@ -27,6 +27,10 @@ typedef struct Qcow2Copy {
     GPtrArray *witnesses;         /* Qcow2Witness */
     Qcow2Journal *journal;        /* NULL, or how far it is, to be resumed */
     Qcow2JournalRecord resume;    /* with a journal: how far it was */
+    /* Of qcow2_copy_expect_bytes(): */
+    Qcow2State *nothing;
+    Qcow2Choice *choice;
+    bool target_is_zero;
     Qcow2CopyResult result;
 } Qcow2Copy;
 
@@ -63,9 +67,16 @@ bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GErro
 bool qcow2_copy_to_existing(Qcow2Copy *copy, GError **error);
 
 /**
- * qcow2_copy_bytes: as raw bytes. The target is flushed by the caller.
+ * qcow2_copy_expect_bytes: chooses what qcow2_copy_bytes() has to move, so that progress knows of all of it
+ * before the first byte.
  * @is_zero: the target holds zeros, and has space for them where all shall have space
  */
-bool qcow2_copy_bytes(Qcow2Copy *copy, Qcow2Io *target, bool is_zero, GError **error);
+bool qcow2_copy_expect_bytes(Qcow2Copy *copy, bool is_zero, GError **error);
+
+/** qcow2_copy_bytes: what was chosen, as raw bytes. The target is flushed by the caller. */
+bool qcow2_copy_bytes(Qcow2Copy *copy, Qcow2Io *target, GError **error);
+
+/** qcow2_copy_forget_bytes: the choice; to be called before the source goes. */
+void qcow2_copy_forget_bytes(Qcow2Copy *copy);
 
 #endif

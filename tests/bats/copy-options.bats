@@ -309,6 +309,32 @@ END
     assert_output_has "single source"
 }
 
+# ---- Progress ----------------------------------------------------------------------------------------
+
+# progress_of COMMAND…: the percentages that it shows, in whole numbers
+progress_of() {
+    "$@" -p --rate 100M | tr '\r' '\n' | sed -n 's/ *(\([0-9]*\)[.].*/\1/p'
+}
+
+@test "copy -p: all that has to be done is known from the beginning, for every kind of target" {
+    guest_size=96M
+    truncate -s $guest_size base.raw
+    guest_write_random base.raw 0 64M 1
+    make_image disk.qcow2 $guest_size -b base.raw -F raw
+    guest_write_random disk.qcow2 64M 32M 2
+    truncate -s $guest_size there.raw
+    make_image there.qcow2 $guest_size
+    for options in "-O raw disk.qcow2 new.raw" "-O raw -S 0 disk.qcow2 new.raw" "-O qcow2 disk.qcow2 new.qcow2" \
+        "-n disk.qcow2 there.raw" "-n -O qcow2 disk.qcow2 there.qcow2" "--chain out disk.qcow2"; do
+        # shellcheck disable=SC2086  # several words
+        progress_of qcow-copy --no-reflink $options >shown
+        sort -n -c shown || fail "$options goes backwards: $(xargs <shown)"
+        [[ $(tail -n 1 shown) == 100 ]] || fail "$options ends at $(tail -n 1 shown)"
+        # Space that is set aside is done at once; after that there is a middle.
+        (($(awk '$1 > 50 && $1 < 90' shown | wc -l) >= 2)) || fail "$options knows of no middle: $(xargs <shown)"
+    done
+}
+
 # ---- Chains ------------------------------------------------------------------------------------------
 
 @test "copy --chain: each layer with its snapshots and bitmaps, over the copy below it" {
@@ -353,6 +379,35 @@ END
     done
     run -1 qcow-copy --chain a a/disk.qcow2
     assert_output_has "layer [0]"
+}
+
+@test "copy --chain: what stands in the way of an upper layer is found before a lower one is copied" {
+    mkdir a
+    make_image base.qcow2 1M
+    make_image a/mid.qcow2 1M -b ../base.qcow2 -F qcow2
+    make_image top.qcow2 1M -b a/mid.qcow2 -F qcow2
+    run -1 qcow-copy --chain a top.qcow2          # holds layer [1]
+    assert_output_has "layer [1]"
+    [[ $(ls a) == mid.qcow2 ]]
+    make_image dirty.qcow2 1M -b a/mid.qcow2 -F qcow2
+    poke dirty.qcow2 72 0000000000000001
+    run -1 qcow-copy --chain out dirty.qcow2
+    assert_output_has "layer [0]" "qcow-check -r all"
+    [[ ! -e out ]]
+    # As it names the copy already, nothing has to be written.
+    mkdir b
+    (cd b && qemu-img create -q -f qcow2 -b mid.qcow2 -F qcow2 -u top.qcow2 1M)
+    cp a/mid.qcow2 base.qcow2 b
+    qemu-img rebase -u -f qcow2 -b base.qcow2 -F qcow2 b/mid.qcow2
+    poke b/top.qcow2 72 0000000000000001
+    run -0 qcow-copy --chain out b/top.qcow2
+    rm -r out
+    mkdir c d
+    make_image c/base.qcow2 1M -o data_file=c/disk.data
+    make_image d/top.qcow2 1M -o data_file=d/disk.data -b ../c/base.qcow2 -F qcow2
+    run -1 qcow-copy --chain out d/top.qcow2
+    assert_output_has "two files of the chain are called 'disk.data'"
+    [[ ! -e out ]]
 }
 
 @test "copy --chain: layers over NBD become files, called as their exports" {
