@@ -17,6 +17,13 @@ static bool is_broken(const Qcow2BitmapEntry *entry)
     return is_unknown || (entry->flags & QCOW2_BITMAP_IN_USE);
 }
 
+static void warn(const Qcow2Copy *copy, const char *message)
+{
+    if (copy->options->warn) {
+        copy->options->warn(message, copy->options->warn_data);
+    }
+}
+
 static bool check_entries(const Qcow2Copy *copy, const GArray *entries, GError **error)
 {
     for (guint i = 0; i < entries->len; i++) {
@@ -31,26 +38,51 @@ static bool check_entries(const Qcow2Copy *copy, const GArray *entries, GError *
                               " 'qcow-bitmap --remove' to delete it",
                               name);
         }
-        if (copy->options->warn) {
-            g_autofree char *message = g_strdup_printf("Skipping inconsistent bitmap '%s'", name);
-            copy->options->warn(message, copy->options->warn_data);
-        }
+        g_autofree char *message = g_strdup_printf("Skipping inconsistent bitmap '%s'", name);
+        warn(copy, message);
     }
     return true;
 }
 
-bool qcow2_copy_check_bitmaps(const Qcow2Copy *copy, GError **error)
+/* Without its autoclear bit nobody looks at the directory, so that they would be lost without a word. */
+static bool check_vouched_for(const Qcow2Copy *copy, GError **error)
+{
+    const Qcow2Header *header = &source_image(copy)->header;
+
+    if ((header->autoclear & QCOW2_AUTOCLEAR_BITMAPS) || !qcow2_header_find_ext(header, QCOW2_EXT_BITMAPS)) {
+        return true;
+    }
+    if (!copy->options->skip_broken_bitmaps) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "Cannot copy inconsistent bitmaps: a program lacking bitmap support modified this"
+                          " file, so all of them are; try --skip-broken-bitmaps");
+    }
+    warn(copy, "Skipping all bitmaps: a program lacking bitmap support modified this file, so they are"
+               " inconsistent");
+    return true;
+}
+
+static bool check_source(const Qcow2Copy *copy, GError **error)
 {
     Qcow2Image *image = source_image(copy);
 
-    if (!copy->options->bitmaps) {
-        return true;
-    }
     if (image->kind == QCOW2_IMAGE_RAW || image->header.layout.version < 3) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID, "Source lacks bitmap support");
     }
+    if (!check_vouched_for(copy, error)) {
+        return false;
+    }
     g_autoptr(GArray) entries = qcow2_image_read_bitmaps(image, error);
     return entries && check_entries(copy, entries, error);
+}
+
+bool qcow2_copy_check_bitmaps(const Qcow2Copy *copy, GError **error)
+{
+    if (copy->options->bitmaps && !check_source(copy, error)) {
+        g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(copy->first, 0));
+        return false;
+    }
+    return true;
 }
 
 static bool add_one(Qcow2BitmapEdit *edit, Qcow2Image *source, const Qcow2BitmapEntry *entry, GError **error)

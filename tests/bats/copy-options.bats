@@ -288,12 +288,27 @@ struct.pack_into(">I", image, at - 12, struct.unpack_from(">I", image, at - 12)[
 open(sys.argv[1], "wb").write(image)
 END
     run -1 qcow-copy --bitmaps -O qcow2 disk.qcow2 new.qcow2
-    assert_output_has "Cannot copy inconsistent bitmap 'broken'"
+    assert_output_has "'disk.qcow2': Cannot copy inconsistent bitmap 'broken'"
     [[ ! -e new.qcow2 ]]
     run -0 qcow-copy --bitmaps --skip-broken-bitmaps -O qcow2 disk.qcow2 new.qcow2
     assert_output_has "Skipping inconsistent bitmap 'broken'"
     run -0 bitmap_facts new.qcow2
     assert_json 'map(.name) == ["good"]'
+}
+
+@test "copy --bitmaps: when a program without bitmaps has written to the image, none of them counts" {
+    make_image disk.qcow2 16M
+    qemu-img bitmap --add disk.qcow2 dirty
+    poke disk.qcow2 88 0000000000000000
+    run -1 qcow-copy --bitmaps -O qcow2 disk.qcow2 new.qcow2
+    assert_output_has "'disk.qcow2'" "lacking bitmap support"
+    [[ ! -e new.qcow2 ]]
+    run -0 qcow-copy --bitmaps --skip-broken-bitmaps -O qcow2 disk.qcow2 new.qcow2
+    assert_output_has "Skipping all bitmaps"
+    run -0 bitmap_facts new.qcow2
+    assert_json '. == []'
+    run -0 qcow-copy -O qcow2 disk.qcow2 new.qcow2
+    assert_output ""
 }
 
 @test "copy --bitmaps: not to raw, not from raw, not from several" {
@@ -304,7 +319,7 @@ END
     run -1 qcow-copy --bitmaps -O qcow2 -o compat=0.10 disk.qcow2 new.qcow2
     assert_output_has "Format driver 'qcow2' does not support bitmaps"
     run -1 qcow-copy --bitmaps -O qcow2 disk.raw new.qcow2
-    assert_output_has "Source lacks bitmap support"
+    assert_output_has "'disk.raw': Source lacks bitmap support"
     run -1 qcow-copy --bitmaps -O qcow2 disk.qcow2 disk.qcow2 new.qcow2
     assert_output_has "single source"
 }
