@@ -645,7 +645,7 @@ typedef struct Qcow2TrimOptions {
 
 typedef struct Qcow2TrimResult {
     uint64_t clusters;              /* table entries that were dropped or became zeros */
-    uint64_t clusters_moved;        /* by shrink */
+    uint64_t clusters_moved, bytes_moved;    /* by shrink */
     uint64_t bytes_punched;         /* by shrink: free space inside the file */
     uint64_t bytes_freed;           /* of clusters that nothing uses any more, those of a data file too */
     uint64_t file_size_before, file_size;

@@ -31,7 +31,10 @@ static const ToolCommand command = {
         "Without --shrink the space becomes free inside the file, for later writes. With it, clusters "
         "from the end move into free ones before it, those of snapshots and dirty bitmaps too, holes are "
         "punched into what is still free, and the file is cut. In a data file holes are punched.",
-        "An image in which only a few clusters could go stays as it is: new tables would need as many.",
+        "Whatever can go does, be it one cluster. New tables need some room meanwhile; in the end the file "
+        "is no longer than before.",
+        "The backing file is the one that the image names: an image name that gives another one, or none, is "
+        "refused.",
         "All or nothing, also across a crash: one write of the header switches to the new tables. Readers "
         "with -U are kept out meanwhile.",
         NULL,
@@ -76,6 +79,22 @@ static bool print_result(const Tool *tool, const Qcow2TrimResult *result, double
     return tool_print_json(tool, g_variant_builder_end(&object));
 }
 
+/* One step after the other frees what the next one uses again: what counts is what is free in the end. */
+static int finish_dry_run(const Tool *tool, const Qcow2Chain *chain, const Qcow2TrimResult *result,
+                          double seconds)
+{
+    const ToolMoved moved = {
+        .bytes = result->bytes_moved,
+        .data_clusters = result->clusters_moved,
+        .seconds = seconds,
+    };
+    Qcow2DryRun run;
+
+    qcow2_chain_get_dry_run(chain, &run);
+    run.freed = result->bytes_freed;
+    return tool_print_dry_run(tool, &run, tool->arguments[0], &moved);
+}
+
 int main(int argc, char **argv)
 {
     g_auto(Tool) tool = { 0 };
@@ -99,8 +118,7 @@ int main(int argc, char **argv)
     }
     double seconds = tool_progress_seconds(progress);
     if (tool.dry_run) {
-        const ToolMoved moved = { .seconds = seconds };
-        return tool_finish_dry_run(&tool, chain, image, &moved);
+        return finish_dry_run(&tool, chain, &result, seconds);
     }
     return print_result(&tool, &result, seconds) ? tool_finish(&tool, 0) : 1;
 }

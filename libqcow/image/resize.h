@@ -47,8 +47,8 @@ bool qcow2_image_trim_end(Qcow2Image *image, bool with_snapshots, GError **error
  * qcow2_image_trim_back:
  * @old_size: of the file before its last batch, which changed tables and counts and added none
  *
- * The same for a file that has grown by that batch: it is no longer than before in the end, but for a part of
- * its last cluster.
+ * The same for a file that has grown by that batch: it is no longer than before in the end. Where it did not
+ * end with a whole cluster, and there is something in the rest of that now, it has the rest, too.
  */
 bool qcow2_image_trim_back(Qcow2Image *image, bool with_snapshots, uint64_t old_size, GError **error);
 

@@ -11,6 +11,7 @@
 #include "image/snapshot-write.h"
 #include "image/tables.h"
 #include "util/error.h"
+#include "util/zeros.h"
 
 /* Of these the last one is no longer halfway. */
 #define MOST_TRIES 4u
@@ -374,6 +375,25 @@ static bool cut(Qcow2Image *image, uint64_t *ret_size, GError **error)
     return batch && qcow2_batch_cut_end(batch, error) && qcow2_io_get_size(image->file, ret_size, error);
 }
 
+/* QEMU ends a file with the last byte that it wrote, a batch with the last cluster. */
+static bool cut_last_cluster(Qcow2Image *image, uint64_t size, uint64_t old_size, GError **error)
+{
+    uint64_t cluster_size = image->header.layout.cluster_size;
+
+    if (size <= old_size || size != qcow2_align_up(old_size, cluster_size)) {
+        return true;
+    }
+    uint64_t len = size - old_size;
+    g_autofree uint8_t *tail = g_try_malloc(len);
+    if (!tail) {
+        return qcow2_fail_memory(error, len, "the last cluster");
+    }
+    if (!qcow2_io_read(image->file, old_size, tail, len, error)) {
+        return false;
+    }
+    return !qcow2_is_zero(tail, len) || qcow2_io_truncate(image->file, old_size, error);
+}
+
 bool qcow2_image_trim_back(Qcow2Image *image, bool with_snapshots, uint64_t old_size, GError **error)
 {
     uint64_t size, before;
@@ -390,7 +410,7 @@ bool qcow2_image_trim_back(Qcow2Image *image, bool with_snapshots, uint64_t old_
             return false;
         }
     } while (size < before);
-    return true;
+    return cut_last_cluster(image, size, old_size, error);
 }
 
 bool qcow2_image_trim_end(Qcow2Image *image, bool with_snapshots, GError **error)

@@ -472,6 +472,7 @@ bool qcow2_shrink(Qcow2Image *image, Qcow2TrimResult *result, Qcow2Progress *pro
             return false;
         }
         result->clusters_moved += n_moved;
+        result->bytes_moved += n_moved << image->header.layout.cluster_bits;
     } while (size < before);
     return give_back(image, &result->bytes_punched, progress, error);
 }

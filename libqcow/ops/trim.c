@@ -285,18 +285,18 @@ static bool count_used(Qcow2Batch *batch, uint64_t *ret_n, GError **error)
 
 /*
  * Tables without what went are no larger than before, and what they replace is free then: the file gets its
- * length back. Where nothing is freed, since something else uses all that went, nothing is written. Clusters
- * of a data file are not counted in the image.
+ * length back. Unless something else counts as a user of it, a leak: where more of it stays than is freed
+ * nothing is written.
  */
 static bool commit_gain(Trim *self, GError **error)
 {
-    uint64_t used, gained = self->n_in_data_file > 0;
+    uint64_t used;
 
     if (!qcow2_batch_fix_active_flags(self->batch, self->image, error)
         || !qcow2_batch_count_taken(self->batch, error) || !count_used(self->batch, &used, error)) {
         return false;
     }
-    if (used >= self->used_before + gained) {
+    if (used > self->used_before) {
         self->result.clusters = self->n_empty_tables = self->n_in_data_file = 0;
         return true;
     }
