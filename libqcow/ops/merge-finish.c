@@ -6,7 +6,6 @@
  */
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "chain/naming.h"
 #include "image/mark.h"
@@ -121,16 +120,15 @@ static Qcow2Place *place_below(const Left *left)
                                      : NULL;
 }
 
-/* Files are deleted from base up, and links after what they lead to. */
-static void note_missing(Finish *self, const Qcow2Place *place)
+/* What was deleted is gone, or a link that leads nowhere: nothing tells any more that the note means that. */
+static void note_missing(const Finish *self, const Qcow2Place *place)
 {
+    const Qcow2Merge *merge = self->merge;
     struct stat st;
 
-    if (self->merge->options->delete_merged && is_missing(place)) {
-        if (lstat(place->target, &st) == 0 && S_ISLNK(st.st_mode)) {
-            (void)unlink(place->target);
-        }
-        g_ptr_array_add(self->merge->deleted, g_strdup(place->shown));
+    if (merge->options->delete_merged && is_missing(place)) {
+        bool is_link = lstat(place->target, &st) == 0;
+        g_ptr_array_add(is_link ? merge->not_deleted : merge->deleted, g_strdup(place->shown));
     }
 }
 
@@ -140,7 +138,10 @@ static bool is_known(const Finish *self, const Left *left)
 {
     for (guint i = 0; i < self->left->len; i++) {
         const Left *other = g_ptr_array_index(self->left, i);
-        if (strcmp(other->place->target, left->place->target) == 0) {
+        bool is_same = left->identity.inode != 0 ? other->identity.device == left->identity.device
+                                                       && other->identity.inode == left->identity.inode
+                                                 : strcmp(other->place->target, left->place->target) == 0;
+        if (is_same) {
             return true;
         }
     }
