@@ -478,6 +478,11 @@ bool qcow2_overlay_reserve(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2Preallocatio
                          overlay->progress, error);
 }
 
+Qcow2Range qcow2_overlay_data(const Qcow2Overlay *overlay)
+{
+    return qcow2_new_image_data(overlay->image);
+}
+
 bool qcow2_overlay_clear_tables(Qcow2Overlay *overlay, Qcow2Io *io, GError **error)
 {
     if (!qcow2_io_zero(io, 0, qcow2_new_image_data(overlay->image).start, true, error)) {

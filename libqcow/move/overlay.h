@@ -55,6 +55,9 @@ void qcow2_overlay_expect(Qcow2Overlay *overlay, const GArray *extents);
 /** qcow2_overlay_lay_out: ends the counting. */
 bool qcow2_overlay_lay_out(Qcow2Overlay *overlay, GError **error);
 
+/** qcow2_overlay_data: where all data is that was expected, once that is laid out; tables are before it. */
+Qcow2Range qcow2_overlay_data(const Qcow2Overlay *overlay);
+
 /** qcow2_overlay_has_streams: whether the amount of data is known only when it was read. */
 bool qcow2_overlay_has_streams(const Qcow2Overlay *overlay);
 

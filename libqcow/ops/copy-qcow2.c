@@ -102,12 +102,41 @@ static bool looks_for_zeros(const Qcow2Copy *copy, const Qcow2Creation *creation
         && preallocation(copy, creation) == QCOW2_PREALLOCATION_OFF;
 }
 
+static bool reserves_space(const Qcow2Copy *copy, const Qcow2Creation *creation)
+{
+    Qcow2Preallocation mode = preallocation(copy, creation);
+
+    return (mode == QCOW2_PREALLOCATION_FALLOC || mode == QCOW2_PREALLOCATION_FULL)
+        && !copy->options->compress;
+}
+
+/*
+ * Of streams it is not known how long they get. In a file, tables for which only zeros are found are holes;
+ * on a device their place is cleared.
+ */
+static bool check_room(const Qcow2Copy *copy, const Qcow2Creation *creation, const CopyTarget *target,
+                       const Qcow2Overlay *overlay, Qcow2Choice *choice, GError **error)
+{
+    Qcow2Io *io = qcow2_target_io(target->data ? target->data : target->image);
+    Qcow2Range data = qcow2_overlay_data(overlay);
+    bool reserves = reserves_space(copy, creation);
+    uint64_t tables = target->data || qcow2_target_is_new(target->image) ? 0 : data.start;
+    uint64_t reserved = target->data ? copy->size : data.end;
+    Qcow2CopyNeed need = {
+        .certain = reserves ? reserved : tables,
+        .data = !reserves && !copy->options->compress,
+        .start = copy->resume.guest_end,
+    };
+
+    qcow2_choice_rewind(choice);
+    return qcow2_copy_check_room(copy, choice, io, &need, error);
+}
+
 static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, const CopyTarget *target,
                         Qcow2Choice *choice, GError **error)
 {
     Qcow2Io *io = qcow2_target_io(target->image);
     Qcow2Preallocation mode = preallocation(copy, creation);
-    bool reserves = mode == QCOW2_PREALLOCATION_FALLOC || mode == QCOW2_PREALLOCATION_FULL;
     g_autoptr(Qcow2ReaderPool) readers = qcow2_reader_pool_new();
     Qcow2HoleRules holes = { copy->source, copy->sparse, copy->first->options.n_threads, readers };
     g_autoptr(Qcow2Overlay) overlay = new_overlay(copy, creation, target, error);
@@ -125,8 +154,9 @@ static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, const Co
     };
 
     if (!overlay || !qcow2_fill_count(&fill, error)
+        || !check_room(copy, creation, target, overlay, choice, error)
         || (!qcow2_target_is_new(target->image) && !qcow2_overlay_clear_tables(overlay, io, error))
-        || (reserves && !copy->options->compress && !qcow2_overlay_reserve(overlay, io, mode, error))
+        || (reserves_space(copy, creation) && !qcow2_overlay_reserve(overlay, io, mode, error))
         || !qcow2_fill_write(&fill, io, &copy->result.output_size, error)) {
         return false;
     }

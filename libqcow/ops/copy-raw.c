@@ -171,6 +171,19 @@ static bool prepare(const Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2T
     return ok;
 }
 
+/* A device has the size that it has, which is looked at when it gets that of the disk. */
+static bool check_room(const Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target,
+                       GError **error)
+{
+    Qcow2Preallocation mode = preallocation(copy, creation);
+    bool reserves = mode == QCOW2_PREALLOCATION_FALLOC || mode == QCOW2_PREALLOCATION_FULL;
+    uint64_t start = copy->resume.guest_end;
+    Qcow2CopyNeed need = { .certain = reserves ? copy->size - start : 0, .data = !reserves, .start = start };
+
+    return !qcow2_target_is_new(target)
+        || qcow2_copy_check_room(copy, copy->choice, qcow2_target_io(target), &need, error);
+}
+
 bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error)
 {
     g_autoptr(Qcow2Target) target = qcow2_creation_target(creation, creation->place, error);
@@ -178,6 +191,7 @@ bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GErro
     copy->result.output_size = copy->size;
     bool ok = target && qcow2_copy_open_journal(copy, creation, target, NULL, error)
            && qcow2_copy_expect_bytes(copy, qcow2_target_is_new(target), error)
+           && check_room(copy, creation, target, error)
            && prepare(copy, creation, target, error)
            && qcow2_copy_bytes(copy, qcow2_target_io(target), error)
            && qcow2_copy_publish(copy, target, error);

@@ -61,6 +61,23 @@ bool qcow2_copy_bitmaps_to_new(const Qcow2Copy *copy, Qcow2Io *io, uint64_t *len
 /** qcow2_copy_publish: when no source changed. */
 bool qcow2_copy_publish(Qcow2Copy *copy, Qcow2Target *target, GError **error);
 
+/** What a copy takes for sure. */
+typedef struct Qcow2CopyNeed {
+    uint64_t certain;             /* bytes, whatever the data is */
+    bool data;                    /* data that is no zeros comes on top of that */
+    uint64_t start;               /* guest offset: data below it is there already */
+} Qcow2CopyNeed;
+
+/**
+ * qcow2_copy_check_room:
+ * @choice: at its start, and again then
+ * @target: the place that gets the data; what is no file has the size that it has
+ *
+ * Errors: QCOW2_ERROR_NO_SPACE when it certainly does not fit.
+ */
+bool qcow2_copy_check_room(const Qcow2Copy *copy, Qcow2Choice *choice, Qcow2Io *target,
+                           const Qcow2CopyNeed *need, GError **error);
+
 /* Each does the whole work. */
 bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error);
 bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error);

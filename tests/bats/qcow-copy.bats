@@ -403,11 +403,53 @@ assert_only() {
     make_disk
     small_disk 1M
     echo old >small/there
-    for options in "-O raw" "-O qcow2" "-c -O qcow2 -o cluster_size=512"; do
+    for options in "-O raw" "-O qcow2" "-O raw -S 0" "-c -O qcow2 -o cluster_size=512"; do
         # shellcheck disable=SC2086  # several words
-        run -1 qcow-copy $options disk.qcow2 small/there
-        assert_output_has "No space left"
+        run -1 qcow-copy $options --trace trace disk.qcow2 small/there
+        if [[ $options == -c* ]]; then
+            assert_output_has "No space left"
+        else
+            assert_output_has "not enough space"
+            ! grep -qsE '"(write|copy|zero)"' trace || fail "$options: something was written first"
+        fi
         [[ $(<small/there) == old && $(ls -A small) == there ]]
+        rm -f trace
+    done
+}
+
+@test "copy: a disk that is as large as what is copied, zeros left out, is large enough" {
+    small_disk 2M
+    head -c 1M /dev/urandom >disk.raw
+    head -c 3M /dev/zero >>disk.raw
+    for options in "-O raw" "-O qcow2" "-c -O qcow2"; do
+        # shellcheck disable=SC2086  # several words
+        run -0 qcow-copy --no-reflink $options disk.raw small/there
+        assert_same_content disk.raw small/there
+        rm small/there
+    done
+    run -1 qcow-copy --no-reflink -S 0 disk.raw small/there
+    assert_output_has "not enough space"
+    run -1 qcow-copy --no-reflink -O qcow2 -o preallocation=full disk.raw small/there
+    assert_output_has "not enough space"
+    [[ -z $(ls -A small) ]]
+}
+
+@test "copy: qcow2 to a device that is too small is refused before it is written to" {
+    require nbdkit
+    make_image disk.qcow2 64M
+    guest_write_random disk.qcow2 0 8M 1
+    for size in 1M 200K; do
+        head -c "$size" /dev/zero | tr '\0' 'Z' >target.raw
+        remember_image target.raw
+        start_nbdkit target.sock file target.raw
+        for options in "" "-S 0" "-o preallocation=full"; do
+            # shellcheck disable=SC2086  # perhaps no word
+            run -1 qcow-copy -O qcow2 $options disk.qcow2 'nbd+unix:///?socket=target.sock'
+            assert_output_has "not enough space"
+        done
+        assert_image_unchanged target.raw
+        stop_daemon "$daemon_pid"
+        rm -f target.sock
     done
 }
 
