@@ -35,15 +35,23 @@ Qcow2Keep qcow2_merge_keep_of(const Qcow2Merge *merge, const Qcow2Dependent *dep
 
 /* ---- Images by identity ------------------------------------------------------------------------ */
 
-/* A file by what it is, also a device, of which no more is known; an export by its address. */
+static bool is_file(const Qcow2IoIdentity *identity, const struct stat *st)
+{
+    return identity->inode != 0 && identity->device == st->st_dev && identity->inode == st->st_ino;
+}
+
+/*
+ * A file by what it is, also a device, of which no more is known; an export by its address. A raw data file
+ * is an image as well, and changes with the image whose data is in it.
+ */
 static bool is_at(const Qcow2Layer *layer, const Qcow2Place *place, const struct stat *st)
 {
     if (place->kind == QCOW2_PLACE_NBD) {
         return layer->place->kind == QCOW2_PLACE_NBD
             && qcow2_nbd_is_same_export(layer->place->target, place->target);
     }
-    return st && layer->identity.inode != 0 && layer->identity.device == st->st_dev
-        && layer->identity.inode == st->st_ino;
+    return st && (is_file(&layer->identity, st)
+                  || (layer->has_data_identity && is_file(&layer->data_identity, st)));
 }
 
 /* NULL: there is no such file, or it is none. */

@@ -128,14 +128,13 @@ assert_refused() {
     local port=$((20000 + RANDOM % 10000))
     make_image base.qcow2 4M
     truncate -s 8M base.qcow2
-    qemu-nbd --fork --pid-file="$PWD/nbd.pid" -t -e 9 -f raw -b 127.0.0.1 -p "$port" -x disk base.qcow2
+    start_daemon qemu-nbd -t --pid-file="$PWD/nbd.pid" -e 9 -f raw -b 127.0.0.1 -p "$port" -x disk base.qcow2
+    wait_until test -s nbd.pid
     make_image top.qcow2 4M -b "nbd://127.0.0.1:$port/disk" -F qcow2
     guest_write top.qcow2 0 64K B
     make_image sib.qcow2 4M -b "nbd:LOCALHOST:$port:exportname=disk" -F qcow2
     run -1 qcow-commit top.qcow2
-    local said=$output
-    kill "$(cat nbd.pid)"
-    [[ $said == *"'sib.qcow2' is backed by"* ]]
+    assert_output_has "'sib.qcow2' is backed by 'nbd"
 }
 
 @test "siblings: a driver that is not known here is looked through for what it reads" {
@@ -305,4 +304,30 @@ assert_refused() {
         qcow-commit --preserve part.qcow2 -- top.qcow2
     cmp base.raw before.raw
     assert_noted part.qcow2
+}
+
+@test "siblings: over the raw data file of the base" {
+    qemu-img create -q -f qcow2 -o data_file=base.data,data_file_raw=on base.qcow2 4M
+    guest_write base.qcow2 0 1M A
+    make_image top.qcow2 4M -b base.qcow2 -F qcow2
+    guest_write top.qcow2 0 64K B
+    make_image sib.qcow2 4M -b base.data -F raw
+    assert_same_content base.qcow2 sib.qcow2
+    assert_refused "'sib.qcow2' is backed by 'base.qcow2' and would read otherwise" -- qcow-commit top.qcow2
+    assert_refused "'sib.qcow2': it reads 'base.qcow2' in another way" -- \
+        qcow-commit --preserve sib.qcow2 -- top.qcow2
+    assert_refused "'base.qcow2': it is the base" -- qcow-commit --preserve base.data -- top.qcow2
+}
+
+@test "siblings: -d leaves the layers between for others as well when the base stays as it is" {
+    CHAIN_SIZE=4M make_chain base.qcow2 mid.qcow2 top.qcow2
+    guest_write base.qcow2 0 1M A
+    guest_write mid.qcow2 2M 64K B
+    qemu-img resize -q --shrink top.qcow2 2M
+    make_image sib.qcow2 4M -b mid.qcow2 -F qcow2
+    note sib.qcow2 top.qcow2
+    qcow-commit -q -d -b base.qcow2 top.qcow2
+    assert_noted sib.qcow2 top.qcow2
+    # Without it they would be marked.
+    assert_refused "'sib.qcow2' is backed by 'mid.qcow2'" -- qcow-commit -b base.qcow2 top.qcow2
 }
