@@ -239,6 +239,158 @@ assert_shrunk() {
     assert_image_unchanged top.qcow2
 }
 
+# same_first IMAGE LENGTH: over base.qcow2, which is 8 MiB of A: so much of it again, and 1 MiB of its own
+same_first() {
+    make_image "$1" 8M -b base.qcow2 -F qcow2
+    qemu_io "$1" 'write -P 2 2M 1M' "write -P $(pattern_byte A) 0 $2"
+}
+
+@test "trim: one cluster that can go does, and the file is not longer" {
+    make_image base.qcow2 8M
+    guest_write base.qcow2 0 8M A
+    local n option
+    for n in 1 2 7; do
+        for option in -q --shrink; do
+            same_first t.qcow2 $((n * 64))k
+            active_raw t.qcow2 t.raw
+            assert_trimmed t.qcow2 t.raw $n $option
+            assert_trimmed t.qcow2 t.raw 0 $option
+            rm t.qcow2
+        done
+    done
+    make_image t.qcow2 64M -o cluster_size=2M
+    qemu_io t.qcow2 'write -P 0 0 12M' 'write -P 3 20M 2M'
+    active_raw t.qcow2 t.raw
+    assert_trimmed t.qcow2 t.raw 6 --shrink
+    (($(stat -c %s t.qcow2) == 12 << 20)) || fail "still $(stat -c %s t.qcow2) bytes"
+}
+
+@test "trim: compressed clusters go, also those that share a host cluster with what stays" {
+    make_image base.qcow2 8M
+    guest_write base.qcow2 0 8M A
+    qemu-img convert -O qcow2 -c base.qcow2 t.qcow2
+    qemu-img rebase -u -b base.qcow2 -F qcow2 t.qcow2
+    active_raw t.qcow2 t.raw
+    cp t.qcow2 part.qcow2
+    assert_trimmed t.qcow2 t.raw 128
+    qemu-img convert -O raw base.qcow2 other.raw
+    qemu-io -f raw -c 'write -q -P 7 0 5M' other.raw
+    qemu-img rebase -u -b other.raw -F raw part.qcow2
+    active_raw part.qcow2 part.raw
+    assert_trimmed part.qcow2 part.raw 48
+    assert_trimmed part.qcow2 part.raw 0
+}
+
+@test "trim: the place that QEMU keeps for zeros over data goes, the zeros stay" {
+    make_image base.qcow2 8M
+    guest_write base.qcow2 0 8M A
+    local extended
+    for extended in off on; do
+        make_image t.qcow2 8M -b base.qcow2 -F qcow2 -o extended_l2=$extended
+        qemu_io t.qcow2 'write -P 2 0 4M' 'write -z 0 4M'
+        active_raw t.qcow2 t.raw
+        assert_trimmed t.qcow2 t.raw 64
+        (($(stat -c %s t.qcow2) < 512 << 10)) || fail "still $(stat -c %s t.qcow2) bytes"
+        assert_trimmed t.qcow2 t.raw 0
+        rm t.qcow2
+    done
+}
+
+# assert_not_longer CLUSTER-SIZE DISK-SIZE: with a snapshot, and data that is there twice, in small pieces
+assert_not_longer() {
+    local commands=() i before option
+    make_image base.qcow2 "$2"
+    guest_write base.qcow2 0 2M 1
+    make_image t.qcow2 "$2" -b base.qcow2 -F qcow2 -o cluster_size="$1"
+    for ((i = 0; i < 400; i += 2)); do
+        commands+=("write -P 1 $((i * 4096)) 4k" "write -P 2 $((i * 4096 + 4096)) 4k")
+    done
+    qemu_io t.qcow2 "${commands[@]}"
+    snapshot t.qcow2 one
+    cp t.qcow2 whole.qcow2
+    before=$(stat -c %s t.qcow2)
+    for option in -q --shrink; do
+        qcow-trim -q $option t.qcow2
+        assert_clean t.qcow2
+        qemu-img compare -q t.qcow2 whole.qcow2
+        (($(stat -c %s t.qcow2) <= before)) || fail "$*: from $before to $(stat -c %s t.qcow2) bytes with $option"
+        before=$(stat -c %s t.qcow2)
+    done
+    # A fifth is tables; of the data one half goes.
+    (($(stat -c %s t.qcow2) * 10 < $(stat -c %s whole.qcow2) * 8)) || fail "$*: still $before bytes"
+    rm ./*.qcow2
+}
+
+@test "trim: the file is not longer with L1 tables of several clusters, which a snapshot has, too" {
+    assert_not_longer 512 64M
+    assert_not_longer 512 1G
+    assert_not_longer 1k 1G
+    assert_not_longer 2k 1G
+    assert_not_longer 4k 16G
+}
+
+@test "trim: an image with a data file and a bitmap is not longer by a byte" {
+    make_image base.qcow2 8M
+    guest_write base.qcow2 0 8M A
+    make_image t.qcow2 8M -b base.qcow2 -F qcow2 -o data_file=t.data
+    guest_write t.qcow2 0 1M A
+    guest_write t.qcow2 2M 64K B
+    qemu-img bitmap --add t.qcow2 b0
+    active_raw t.qcow2 t.raw
+    assert_trimmed t.qcow2 t.raw 16
+}
+
+@test "trim: an image name with another backing file, or none, is refused" {
+    make_image base.qcow2 4M
+    guest_write base.qcow2 0 4M A
+    make_image t.qcow2 4M -b base.qcow2 -F qcow2
+    qemu_io t.qcow2 'write -P 0 0 4M'
+    remember_image t.qcow2
+    local over='driver=qcow2,file.driver=file,file.filename=t.qcow2,backing.driver=qcow2'
+    run -1 qcow-trim 'json:{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"t.qcow2"}}'
+    assert_output_has "over the backing file that it names"
+    run -1 qcow-trim --image-opts "$over,backing.file.driver=file,backing.file.filename=base.qcow2"
+    assert_output_has "over the backing file that it names"
+    assert_image_unchanged t.qcow2
+    qcow-trim -q 'json:{"driver":"qcow2","file":{"driver":"file","filename":"t.qcow2"}}'
+    assert_guest_zero t.qcow2 0 4M
+}
+
+@test "trim: a table that is counted once too often is one user's, and the leak stays" {
+    make_image base.qcow2 8M
+    guest_write base.qcow2 0 8M A
+    same_first t.qcow2 448k
+    local l1 l2 blocks
+    l1=$(peek_be t.qcow2 40 8)
+    l2=$(($(peek_be t.qcow2 $((l1 + 1)) 7)))
+    blocks=$(peek_be t.qcow2 "$(peek_be t.qcow2 48 8)" 8)
+    poke t.qcow2 "$l1" 00
+    poke t.qcow2 $((blocks + 2 * (l2 >> 16))) 0002
+    active_raw t.qcow2 t.raw
+    run -0 qcow-trim --output=json t.qcow2
+    assert_json '.clusters == 7'
+    assert_same_content t.qcow2 t.raw
+    run -3 qemu-img check t.qcow2
+    assert_output_has "1 leaked cluster"
+    qcow-check -q -r leaks t.qcow2
+    assert_clean t.qcow2
+}
+
+@test "trim --dry-run: it says what moves, and what is free in the end" {
+    make_image base.qcow2 8M
+    guest_write base.qcow2 0 8M 1
+    make_image t.qcow2 8M -b base.qcow2 -F qcow2
+    qemu_io t.qcow2 'write -P 1 0 2M' 'write -P 2 2M 2M'
+    remember_image t.qcow2
+    run -0 qcow-trim --dry-run --output=json t.qcow2
+    assert_json '.freed == 2097152 and .bytes == 0 and .growth == 0'
+    run -0 qcow-trim --dry-run --output=json --shrink t.qcow2
+    assert_json '.freed == 2097152 and .clusters == 32 and .bytes == 2097152 and .growth == 0'
+    assert_image_unchanged t.qcow2
+    run -0 qcow-trim --output=json --shrink t.qcow2
+    assert_json '.["clusters-moved"] == 32 and .["file-size-before"] - .["file-size"] == 2097152'
+}
+
 @test "trim: what cannot be trimmed is refused, and unchanged" {
     truncate -s 1M t.raw
     run -1 qcow-trim -f raw t.raw
