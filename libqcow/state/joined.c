@@ -27,7 +27,8 @@ typedef struct JoinedIo {
     Qcow2ReaderPool *readers;
     GMutex lock;              /* of all below, and of warnings */
     Map *last;                /* the map that was used last */
-    uint64_t salvaged;
+    GArray *lost;             /* Qcow2Range of the whole: what could not be read */
+    GArray *unmapped;         /* Qcow2Range: it is not known where they are, and that was told */
 } JoinedIo;
 
 static void map_unref(Map *map)
@@ -40,14 +41,52 @@ static void map_unref(Map *map)
 
 /* ---- Warnings ---------------------------------------------------------------------------------- */
 
-static void warn(JoinedIo *self, uint64_t lost, const char *doing, uint64_t offset, const GError *reason)
+/* Adds to ranges in order that do not touch. Returns: how many bytes of it were not there. */
+static uint64_t add_range(GArray *ranges, uint64_t start, uint64_t end)
+{
+    Qcow2Range joined = { start, end };
+    uint64_t n_new = end - start;
+    guint first = 0, high = ranges->len;
+
+    while (first < high) {
+        guint middle = first + (high - first) / 2;
+        if (g_array_index(ranges, Qcow2Range, middle).end < start) {
+            first = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    while (first < ranges->len && g_array_index(ranges, Qcow2Range, first).start <= end) {
+        Qcow2Range old = g_array_index(ranges, Qcow2Range, first);
+        n_new -= MIN(end, old.end) - MAX(start, old.start);
+        joined = (Qcow2Range) { MIN(joined.start, old.start), MAX(joined.end, old.end) };
+        g_array_remove_index(ranges, first);
+    }
+    g_array_insert_val(ranges, first, joined);
+    return n_new;
+}
+
+/* Of the whole. */
+static uint64_t start_of(const JoinedIo *self, size_t part)
+{
+    uint64_t start = 0;
+
+    for (size_t i = 0; i < part; i++) {
+        start += self->parts[i].len_bytes;
+    }
+    return start;
+}
+
+/* What is looked at several times is told once; @told: where that is remembered. */
+static void warn(JoinedIo *self, GArray *told, size_t part, uint64_t offset, uint64_t len_bytes,
+                 const char *doing, const GError *reason)
 {
     g_autofree char *message =
         g_strdup_printf("error while reading %s%" PRIu64 ": %s", doing, offset, reason->message);
+    uint64_t start = start_of(self, part) + offset;
 
     g_mutex_lock(&self->lock);
-    self->salvaged += lost;
-    if (self->options.warn) {
+    if (add_range(told, start, start + len_bytes) > 0 && self->options.warn) {
         self->options.warn(message, self->options.warn_data);
     }
     g_mutex_unlock(&self->lock);
@@ -84,7 +123,7 @@ static void resolve_parts(JoinedIo *self, size_t part, uint64_t start, uint64_t 
     if (resolve(&self->parts[part], start, end, extents, &reason)) {
         g_array_append_vals(ret, extents->data, extents->len);
     } else if (end - start <= unit) {
-        warn(self, 0, "block status at offset ", start, reason);
+        warn(self, self->unmapped, part, start, end - start, "block status at offset ", reason);
     } else {
         uint64_t middle = start + qcow2_align_up((end - start) / 2, unit);
         resolve_parts(self, part, start, middle, ret);
@@ -184,7 +223,7 @@ static void salvage(JoinedIo *self, size_t part, Qcow2Reader *reader, const Qcow
         if (!qcow2_state_read_extent(self->parts[part].state, reader, extent, at, buffer + done, len,
                                      &reason)) {
             memset(buffer + done, 0, len);
-            warn(self, len, "offset ", at - self->parts[part].start, reason);
+            warn(self, self->lost, part, at - self->parts[part].start, len, "offset ", reason);
         }
         done += len;
     }
@@ -205,11 +244,11 @@ static bool read_extent(JoinedIo *self, size_t part, const Qcow2Extent *extent, 
     return ok;
 }
 
-static void note_gap(JoinedIo *self, uint8_t *buffer, size_t len_bytes)
+static void note_gap(JoinedIo *self, uint64_t offset, uint8_t *buffer, size_t len_bytes)
 {
     memset(buffer, 0, len_bytes);
     g_mutex_lock(&self->lock);
-    self->salvaged += len_bytes;
+    add_range(self->lost, offset, offset + len_bytes);
     g_mutex_unlock(&self->lock);
 }
 
@@ -227,7 +266,7 @@ static size_t read_some(JoinedIo *self, uint64_t offset, uint8_t *buffer, size_t
     Qcow2Extent extent = find_extent(self, map, in_part, &is_gap);
     size_t len = MIN(extent.len_bytes, len_bytes);
     if (is_gap) {
-        note_gap(self, buffer, len);
+        note_gap(self, offset, buffer, len);
     } else {
         ok = read_extent(self, part, &extent, buffer, len, error);
     }
@@ -295,6 +334,8 @@ static void joined_close(Qcow2Io *io)
     map_unref(self->last);
     qcow2_reader_pool_free(self->readers);
     g_mutex_clear(&self->lock);
+    g_array_unref(self->lost);
+    g_array_unref(self->unmapped);
     g_free(self->parts);
 }
 
@@ -325,6 +366,8 @@ Qcow2Io *qcow2_joined_new(const Qcow2JoinedPart *parts, size_t n_parts, const Qc
     self->size = size;
     self->options = *options;
     self->readers = qcow2_reader_pool_new();
+    self->lost = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    self->unmapped = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     g_mutex_init(&self->lock);
     return &self->io;
 }
@@ -333,10 +376,15 @@ uint64_t qcow2_joined_salvaged(Qcow2Io *io)
 {
     JoinedIo *self = (JoinedIo *)io;
 
+    uint64_t n_bytes = 0;
+
     g_mutex_lock(&self->lock);
-    uint64_t salvaged = self->salvaged;
+    for (guint i = 0; i < self->lost->len; i++) {
+        const Qcow2Range *range = &g_array_index(self->lost, Qcow2Range, i);
+        n_bytes += range->end - range->start;
+    }
     g_mutex_unlock(&self->lock);
-    return salvaged;
+    return n_bytes;
 }
 
 Qcow2Chain *qcow2_joined_open(Qcow2Io *io, const Qcow2OpenOptions *model, GError **error)

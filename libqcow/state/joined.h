@@ -24,7 +24,7 @@ typedef struct Qcow2JoinedOptions {
 Qcow2Io *qcow2_joined_new(const Qcow2JoinedPart *parts, size_t n_parts, const Qcow2JoinedOptions *options,
                           GError **error);
 
-/** qcow2_joined_salvaged: bytes that could not be read so far; a place read twice counts twice. */
+/** qcow2_joined_salvaged: bytes that could not be read so far; a place that is read twice counts once. */
 uint64_t qcow2_joined_salvaged(Qcow2Io *io);
 
 /** qcow2_joined_open: the same as a raw image of its own. */

@@ -236,6 +236,28 @@ dirty_ranges() {
     assert_guest new.raw 4K 4092K A
 }
 
+@test "copy --salvage: what is read twice is told and counted once" {
+    make_image disk.qcow2 4M
+    guest_write_compressed disk.qcow2 1M 64K A
+    guest_write disk.qcow2 2M 64K B
+    l1=$(peek_be disk.qcow2 40 8)
+    l2=$(($(peek_be disk.qcow2 "$l1" 8) & 0x00ffffffffffffff))
+    stream=$(($(peek_be disk.qcow2 $((l2 + 16 * 8)) 8) & 0xffffffffff))
+    poke disk.qcow2 "$stream" ffffffffffffffff         # cannot be inflated
+    make_image base.qcow2 4M
+    guest_write base.qcow2 0 4M C
+    for options in "-O raw" "-O qcow2" "-O qcow2 -B base.qcow2 -F qcow2" "-n -O qcow2"; do
+        rm -f new
+        [[ $options != -n* ]] || cp base.qcow2 new
+        # shellcheck disable=SC2086  # several words
+        run --separate-stderr -0 qcow-copy --salvage --output=json $options disk.qcow2 new
+        assert_json '."bytes-salvaged" == 65536'
+        (($(grep -c 'error while reading offset' <<<"$stderr") == 128)) || fail "$options: other warnings"
+        assert_guest_zero new 1M 64K
+        assert_guest new 2M 64K B
+    done
+}
+
 @test "copy --salvage: an encrypted image without its key is not a damaged one" {
     for name in luks aes; do
         gunzip -c "$QCOW_SOURCE/tests/images/golden/qemu-7.2/$name.qcow2.gz" >disk.qcow2
