@@ -21,6 +21,7 @@ struct Qcow2Overlay {
     GArray *runs;                 /* Qcow2ClusterRun: waiting */
     GArray *streams;              /* Qcow2Stream: of the waiting runs, in order */
     uint64_t next_cluster;        /* with map_gaps: behind the last run */
+    uint64_t done_bytes;          /* expected, and below resume_end */
     Sharing sharing;
     uint64_t written_back;        /* host offset up to which streams are on their way to the disk */
     Qcow2OverlayStats stats;

@@ -105,6 +105,16 @@ static void expect_gap(Qcow2Overlay *overlay, const Qcow2ClusterRun *gap)
     qcow2_new_image_expect(overlay->image, gap->first_cluster, gap->n_clusters, gap->n_clusters);
 }
 
+/* For progress: what an interrupted copy has done comes only when it turns out to be of no use. */
+static void expect_bytes(Qcow2Overlay *overlay, const Qcow2ClusterRun *run)
+{
+    uint64_t resume_end = overlay->options.resume_end;
+    uint64_t done_end = MIN(MAX(resume_end, run->guest_start), run->guest_end);
+
+    overlay->done_bytes += done_end - run->guest_start;
+    qcow2_progress_expect(overlay->progress, run->guest_end - done_end);
+}
+
 void qcow2_overlay_expect(Qcow2Overlay *overlay, const GArray *extents)
 {
     Qcow2RunCursor cursor = { 0 };
@@ -123,7 +133,7 @@ void qcow2_overlay_expect(Qcow2Overlay *overlay, const GArray *extents)
         overlay->has_streams |= run.kind == QCOW2_RUN_STREAM;
         overlay->stats.bytes += run.guest_end - run.guest_start;
         if (n_data > 0) {
-            qcow2_progress_expect(overlay->progress, run.guest_end - run.guest_start);
+            expect_bytes(overlay, &run);
         }
     }
 }
@@ -507,5 +517,9 @@ bool qcow2_overlay_restore(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2NewIma
 {
     uint64_t n_clusters = qcow2_div_round_up(guest_end, overlay->rules.layout->cluster_size);
 
-    return qcow2_new_image_restore(overlay->image, io, position, n_clusters, ret_fits, error);
+    if (!qcow2_new_image_restore(overlay->image, io, position, n_clusters, ret_fits, error)) {
+        return false;
+    }
+    qcow2_progress_expect(overlay->progress, *ret_fits ? 0 : overlay->done_bytes);
+    return true;
 }

@@ -30,6 +30,7 @@ typedef struct Qcow2OverlayOptions {
     bool map_zeros;           /* what reads as zeros gets clusters (preallocation) */
     bool map_gaps;            /* extended L2: what is not carried gets clusters that hold nothing yet */
     Qcow2Io *data;            /* the external data file, which holds all data; NULL: the image does */
+    uint64_t resume_end;      /* guest offset: what is below is not expected to be written again */
     bool target_is_dirty;     /* a device holds the data: what is not written there reads as anything */
 } Qcow2OverlayOptions;
 

@@ -69,6 +69,20 @@ interrupt_copy() {
     assert_same_content disk.qcow2 new.raw
 }
 
+@test "copy --resume -p: shows what is left to be done" {
+    make_image disk.qcow2 256M
+    guest_write_random disk.qcow2 0 200M 1
+    for format in raw qcow2; do
+        interrupt_copy KILL -O $format disk.qcow2 new
+        qcow-copy --resume -p --rate 200M -O $format disk.qcow2 new | tr '\r' '\n' |
+            sed -n 's/ *(\([0-9]*\)[.].*/\1/p' >shown
+        sort -n -c shown || fail "$format goes backwards: $(xargs <shown)"
+        [[ $(tail -n 1 shown) == 100 ]] || fail "$format: $(xargs <shown)"
+        (($(awk '$1 > 10 && $1 < 90' shown | wc -l) >= 2)) || fail "$format knows of no middle: $(xargs <shown)"
+        rm new
+    done
+}
+
 @test "copy --resume: only from files, to files" {
     require nbdkit
     make_image disk.qcow2 16M
