@@ -180,9 +180,6 @@ static void check_options(Tool *tool)
     if (keep_image && top) {
         tool_usage(tool, "-d keeps IMAGE as it is, and --top does not merge it");
     }
-    if (keep_image && delete_merged) {
-        tool_usage(tool, "-d keeps IMAGE as it is, and it reads through what --delete would delete");
-    }
     tool_gather_list(tool, &preserve);
 }
 

@@ -321,13 +321,6 @@ static void sum_up_dry_run(const Qcow2Merge *merge)
     }
 }
 
-static bool check_options(const Qcow2CommitOptions *options, GError **error)
-{
-    return !options->keep_image || !options->delete_merged
-        || qcow2_fail(error, QCOW2_ERROR_INVALID, "an image that is kept as it is reads through the merged"
-                                                  " layers, so that none of them can be deleted");
-}
-
 static bool merge_layers(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options,
                          GError **error)
 {
@@ -346,7 +339,7 @@ bool qcow2_commit(const char *image, const Qcow2OpenOptions *open_options, const
 
     *ret_result = (Qcow2CommitResult) { 0 };
     qcow2_merge_init(&merge, options, ret_result, progress);
-    bool ok = check_options(options, error) && qcow2_merge_finish(&merge, image, open_options, error)
+    bool ok = qcow2_merge_finish(&merge, image, open_options, error)
            && (merge.is_completed || merge_layers(&merge, image, open_options, error));
     qcow2_merge_clear(&merge);
     if (ok) {

@@ -190,6 +190,40 @@ static Qcow2Output *new_output(ChainCopy *self, const char *name, GError **error
                                                                              : NULL;
 }
 
+static void add_need(const ChainCopy *self, GArray *needs, const ChainFile *file, const char *name)
+{
+    Qcow2CopyNeed need = { .copy = &file->copy, .choice = file->copy.choice, .data = true };
+    g_autofree char *path = g_build_filename(self->folder, name, NULL);
+    struct stat old;
+
+    need.freed = stat(path, &old) == 0 && S_ISREG(old.st_mode) ? (uint64_t)old.st_blocks * 512 : 0;
+    g_array_append_val(needs, need);
+}
+
+/* For all files, before the first one is written; @output: one of them, since it is a file that says it. */
+static bool check_room(const ChainCopy *self, Qcow2Output *output, GError **error)
+{
+    g_autoptr(GArray) needs = g_array_new(FALSE, FALSE, sizeof(Qcow2CopyNeed));
+
+    for (unsigned i = 0; i < n_layers(self); i++) {
+        const ChainLayer *layer = &self->layers[i];
+        add_need(self, needs, &layer->image, layer->name);
+        if (layer->data_name) {
+            add_need(self, needs, &layer->data, layer->data_name);
+        }
+    }
+    return qcow2_copy_check_room(qcow2_output_io(output), (const Qcow2CopyNeed *)(const void *)needs->data,
+                                 needs->len, error);
+}
+
+/* The first one made is that of the lowest layer, which makes the same file again. */
+static bool check_room_in_folder(ChainCopy *self, GError **error)
+{
+    g_autoptr(Qcow2Output) output = new_output(self, self->layers[n_layers(self) - 1].name, error);
+
+    return output && check_room(self, output, error);
+}
+
 static bool publish(ChainCopy *self, Qcow2Output *output, GError **error)
 {
     return qcow2_witness_end(self->witness, error) && qcow2_progress_check(self->progress, error)
@@ -347,6 +381,9 @@ static bool copy_all(ChainCopy *self, Qcow2CopyChainFunc func, void *data, GErro
 {
     if (mkdir(self->folder, 0777) < 0 && errno != EEXIST) {
         return qcow2_fail_errno(error, errno, "'%s'", self->folder);
+    }
+    if (!check_room_in_folder(self, error)) {
+        return false;
     }
     for (unsigned i = n_layers(self); i-- > 0;) {
         if (!copy_one(self, i, error)) {

@@ -123,14 +123,16 @@ static bool check_room(const Qcow2Copy *copy, const Qcow2Creation *creation, con
     bool reserves = reserves_space(copy, creation);
     uint64_t tables = target->data || qcow2_target_is_new(target->image) ? 0 : data.start;
     uint64_t reserved = target->data ? copy->size : data.end;
-    Qcow2CopyNeed need = {
+    const Qcow2CopyNeed need = {
+        .copy = copy,
+        .choice = choice,
         .certain = reserves ? reserved : tables,
         .data = !reserves && !copy->options->compress,
         .start = copy->resume.guest_end,
     };
 
     qcow2_choice_rewind(choice);
-    return qcow2_copy_check_room(copy, choice, io, &need, error);
+    return qcow2_copy_check_room(io, &need, 1, error);
 }
 
 static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, const CopyTarget *target,

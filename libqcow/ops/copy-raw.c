@@ -178,10 +178,16 @@ static bool check_room(const Qcow2Copy *copy, const Qcow2Creation *creation, Qco
     Qcow2Preallocation mode = preallocation(copy, creation);
     bool reserves = mode == QCOW2_PREALLOCATION_FALLOC || mode == QCOW2_PREALLOCATION_FULL;
     uint64_t start = copy->resume.guest_end;
-    Qcow2CopyNeed need = { .certain = reserves ? copy->size - start : 0, .data = !reserves, .start = start };
+    const Qcow2CopyNeed need = {
+        .copy = copy,
+        .choice = copy->choice,
+        .certain = reserves ? copy->size - start : 0,
+        .data = !reserves,
+        .start = start,
+    };
 
     return !qcow2_target_is_new(target)
-        || qcow2_copy_check_room(copy, copy->choice, qcow2_target_io(target), &need, error);
+        || qcow2_copy_check_room(qcow2_target_io(target), &need, 1, error);
 }
 
 bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error)

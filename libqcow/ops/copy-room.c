@@ -19,9 +19,8 @@
 #endif
 
 typedef struct Search {
-    const Qcow2Copy *copy;
+    const Qcow2CopyNeed *need;    /* the one at hand */
     Qcow2Io *target;
-    uint64_t start;           /* guest offset: what is below is there already */
     uint64_t found, limit;    /* bytes */
     Qcow2Io *last;            /* the source that was asked last, and whether it may share: */
     bool last_may_share;
@@ -45,7 +44,7 @@ static bool is_regular(int fd)
 
 static bool may_share(Search *search, Qcow2Io *source)
 {
-    if (search->copy->options->no_reflink) {
+    if (search->need->copy->options->no_reflink) {
         return false;
     }
     if (search->last != source) {
@@ -58,14 +57,15 @@ static bool may_share(Search *search, Qcow2Io *source)
 /* Zeros are looked for only in what is cheap to read; of other data it is not known how much is left out. */
 static uint64_t certain_bytes(Search *search, const Qcow2Extent *extent)
 {
-    uint64_t end = qcow2_extent_end(extent);
+    const Qcow2Copy *copy = search->need->copy;
+    uint64_t start = search->need->start, end = qcow2_extent_end(extent);
 
-    if (extent->kind != QCOW2_EXTENT_DATA || end <= search->start
-        || (search->copy->sparse.block > 0 && !qcow2_is_cheap_to_read(search->copy->source, extent))
-        || may_share(search, qcow2_chain_image(search->copy->source->chain, extent->layer)->data)) {
+    if (extent->kind != QCOW2_EXTENT_DATA || end <= start
+        || (copy->sparse.block > 0 && !qcow2_is_cheap_to_read(copy->source, extent))
+        || may_share(search, qcow2_chain_image(copy->source->chain, extent->layer)->data)) {
         return 0;
     }
-    return end - MAX(search->start, extent->guest_offset);
+    return end - MAX(start, extent->guest_offset);
 }
 
 static bool fail(const Qcow2Io *target, uint64_t needed, uint64_t available, GError **error)
@@ -88,61 +88,79 @@ static bool put(const GArray *extents, void *data, GError **error)
     return search->found <= search->limit || fail(search->target, search->found, search->limit, error);
 }
 
-/* Whether all data may be too much, zeros in it included. */
-static bool is_doubtful(Search *search, Qcow2Choice *choice, bool *ret, GError **error)
+/* All data, zeros in it included. */
+static bool count_most(Search *search, uint64_t *n_bytes, GError **error)
 {
+    Qcow2Choice *choice = search->need->choice;
     const GArray *extents = NULL;
-    uint64_t n_bytes = search->found;
 
     do {
         if (!qcow2_choice_next(choice, &extents, error)) {
             return false;
         }
         for (guint i = 0; extents && i < extents->len; i++) {
-            n_bytes += certain_bytes(search, &g_array_index(extents, Qcow2Extent, i));
+            *n_bytes += certain_bytes(search, &g_array_index(extents, Qcow2Extent, i));
         }
     } while (extents);
     qcow2_choice_rewind(choice);
-    *ret = n_bytes > search->limit;
     return true;
 }
 
-static bool look_at_data(Search *search, Qcow2Choice *choice, GError **error)
+static bool look_at_data(Search *search, GError **error)
 {
-    const Qcow2Copy *copy = search->copy;
+    const Qcow2Copy *copy = search->need->copy;
     g_autoptr(Qcow2ReaderPool) readers = qcow2_reader_pool_new();
     Qcow2HoleRules holes = { copy->source, copy->sparse, copy->first->options.n_threads, readers };
     Qcow2Walk walk = {
-        .choice = choice,
+        .choice = search->need->choice,
         .holes = copy->sparse.block > 0 ? &holes : NULL,
-        .start = search->start,
+        .start = search->need->start,
         .n_threads = copy->first->options.n_threads,
         .progress = copy->progress,
     };
     Qcow2Sink sink = { .put = put, .data = search };
     bool ok = qcow2_walk(&walk, &sink, error);
 
-    qcow2_choice_rewind(choice);
+    qcow2_choice_rewind(search->need->choice);
     return ok;
 }
 
-bool qcow2_copy_check_room(const Qcow2Copy *copy, Qcow2Choice *choice, Qcow2Io *target,
-                           const Qcow2CopyNeed *need, GError **error)
+/* With @ret_most it gets more by what all data is; without it what is certain of it is added up. */
+static bool for_each_data(Search *search, const Qcow2CopyNeed *needs, size_t n_needs, uint64_t *ret_most,
+                          GError **error)
 {
-    Search search = { .copy = copy, .target = target, .start = need->start, .found = need->certain };
+    for (size_t i = 0; i < n_needs; i++) {
+        search->need = &needs[i];
+        bool ok = !needs[i].data
+               || (ret_most ? count_most(search, ret_most, error) : look_at_data(search, error));
+        if (!ok) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool qcow2_copy_check_room(Qcow2Io *target, const Qcow2CopyNeed *needs, size_t n_needs, GError **error)
+{
+    Search search = { .target = target };
     int fd = qcow2_io_get_fd(target);
-    bool is_file = is_regular(fd), doubtful;
+    bool is_file = is_regular(fd);
 
     if (is_file ? !qcow2_io_get_available(target, &search.limit)
                 : !qcow2_io_get_size(target, &search.limit, error)) {
         return is_file;    /* some file systems do not say */
     }
+    for (size_t i = 0; i < n_needs; i++) {
+        search.found += needs[i].certain;
+        search.limit += needs[i].freed;
+    }
     if (search.found > search.limit) {
         return fail(target, search.found, search.limit, error);
     }
-    if (!need->data || (is_file && !stores_as_it_is(fd))) {
+    if (is_file && !stores_as_it_is(fd)) {
         return true;
     }
-    return is_doubtful(&search, choice, &doubtful, error)
-        && (!doubtful || look_at_data(&search, choice, error));
+    uint64_t most = search.found;
+    return for_each_data(&search, needs, n_needs, &most, error)
+        && (most <= search.limit || for_each_data(&search, needs, n_needs, NULL, error));
 }

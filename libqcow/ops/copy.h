@@ -63,20 +63,21 @@ bool qcow2_copy_publish(Qcow2Copy *copy, Qcow2Target *target, GError **error);
 
 /** What a copy takes for sure. */
 typedef struct Qcow2CopyNeed {
+    const Qcow2Copy *copy;
+    Qcow2Choice *choice;          /* at its start, and again then */
     uint64_t certain;             /* bytes, whatever the data is */
     bool data;                    /* data that is no zeros comes on top of that */
     uint64_t start;               /* guest offset: data below it is there already */
+    uint64_t freed;               /* bytes: of a file that is replaced before the next one is written */
 } Qcow2CopyNeed;
 
 /**
- * qcow2_copy_check_room:
- * @choice: at its start, and again then
- * @target: the place that gets the data; what is no file has the size that it has
+ * qcow2_copy_check_room: for all of @needs together.
+ * @target: a place where data goes; what is no file has the size that it has
  *
  * Errors: QCOW2_ERROR_NO_SPACE when it certainly does not fit.
  */
-bool qcow2_copy_check_room(const Qcow2Copy *copy, Qcow2Choice *choice, Qcow2Io *target,
-                           const Qcow2CopyNeed *need, GError **error);
+bool qcow2_copy_check_room(Qcow2Io *target, const Qcow2CopyNeed *needs, size_t n_needs, GError **error);
 
 /* Each does the whole work. */
 bool qcow2_copy_to_new_qcow2(Qcow2Copy *copy, const Qcow2Creation *creation, GError **error);

@@ -17,7 +17,7 @@ bool qcow2_merge_is_deleted(const Qcow2Merge *merge, unsigned index)
 
     /* An image left as it was still reads through them. The top, too, may be preserved: for its snapshots. */
     return options->delete_merged && !(options->keep_image && merge->top == 0)
-        && index >= MAX(merge->top, 1) && index < merge->base && !qcow2_merge_find_preserved(merge, index);
+        && index >= MAX(merge->top, 1) && index < merge->base && !qcow2_merge_find_kept_layer(merge, index);
 }
 
 bool qcow2_merge_check_delete(const Qcow2Merge *merge, GError **error)

@@ -6,6 +6,7 @@
 #include "image/resize.h"
 #include "io/backends.h"
 #include "ops/merge.h"
+#include "ops/shrink.h"
 #include "util/error.h"
 
 static bool name_file(const Qcow2Merge *merge, unsigned index, bool ok, GError **error)
@@ -50,6 +51,14 @@ static bool rehearse_drop(void *data, GError **error)
     return batch && drop_everything(batch, image, error) && qcow2_batch_rehearse(batch, error);
 }
 
+/* What a guest wrote there nobody reads any more. */
+static bool empty_data_file(Qcow2Image *image, GError **error)
+{
+    uint64_t given_back = 0;
+
+    return !image->header.layout.has_data_file || qcow2_punch_data_file(image, &given_back, error);
+}
+
 static bool empty_image(const Qcow2Merge *merge, GError **error)
 {
     GBytes *note = merge->note;
@@ -62,7 +71,7 @@ static bool empty_image(const Qcow2Merge *merge, GError **error)
         qcow2_batch_set_ext(batch, QCOW2_EXT_MERGED, g_bytes_get_data(note, NULL), g_bytes_get_size(note));
     }
     ok = ok && qcow2_batch_commit(batch, error) && qcow2_batch_cut_end(batch, error)
-      && qcow2_image_trim_end(image, false, error);
+      && qcow2_image_trim_end(image, false, error) && empty_data_file(image, error);
     return name_file(merge, 0, ok, error);
 }
 
@@ -129,19 +138,6 @@ bool qcow2_merge_drop_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Roo
 
 /* ---- Layers that are no longer valid ----------------------------------------------------------- */
 
-const Qcow2Dependent *qcow2_merge_find_preserved(const Qcow2Merge *merge, unsigned index)
-{
-    const Qcow2Layer *layer = qcow2_chain_layer(merge->chain, index);
-
-    for (guint i = 0; i < merge->kept->len; i++) {
-        const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
-        if (!dependent->own && qcow2_chain_layer(dependent->chain, 0) == layer) {
-            return dependent;
-        }
-    }
-    return NULL;
-}
-
 bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index)
 {
     if (index <= merge->top || index >= merge->base) {
@@ -149,7 +145,7 @@ bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index)
     }
     /* What is above one that is kept reads the same through it. */
     for (unsigned i = index; i < merge->base; i++) {
-        const Qcow2Dependent *preserved = qcow2_merge_find_preserved(merge, i);
+        const Qcow2Dependent *preserved = qcow2_merge_find_kept_layer(merge, i);
         if (preserved && !preserved->snapshots_only) {
             return false;
         }
@@ -186,8 +182,11 @@ static bool delete_layers(Qcow2Merge *merge, GError **error)
 {
     for (unsigned i = merge->base - 1; i >= MAX(merge->top, 1); i--) {
         const Qcow2Layer *layer = qcow2_chain_layer(merge->chain, i);
-        if (qcow2_merge_is_deleted(merge, i) && !merge->chain->options.dry_run
-            && !qcow2_merge_delete(merge, layer->place, &layer->identity, &layer->image->header, error)) {
+        if (merge->options->delete_merged && merge->options->keep_image) {
+            g_ptr_array_add(merge->not_deleted, g_strdup(layer->place->shown));
+        } else if (qcow2_merge_is_deleted(merge, i) && !merge->chain->options.dry_run
+                   && !qcow2_merge_delete(merge, layer->place, &layer->identity, &layer->image->header,
+                                          error)) {
             return false;
         }
     }

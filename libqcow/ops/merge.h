@@ -118,9 +118,6 @@ bool qcow2_merge_renames(const Qcow2Merge *merge, unsigned index);
 /** qcow2_merge_is_retired: a layer between that will not read as it did: neither it is kept nor one below. */
 bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index);
 
-/** qcow2_merge_find_preserved: what a layer of the chain was named for with preserve; NULL: it was not. */
-const Qcow2Dependent *qcow2_merge_find_preserved(const Qcow2Merge *merge, unsigned index);
-
 /** qcow2_merge_is_deleted: a merged layer that drops out of the chain, when that is asked for. */
 bool qcow2_merge_is_deleted(const Qcow2Merge *merge, unsigned index);
 

@@ -306,12 +306,14 @@ delete_top=(qcow-commit --delete --top top.qcow2 -b base.qcow2 act.qcow2)
     assert_same_content act.qcow2 act.raw
 }
 
-@test "commit -d --delete: wrong usage, since the image reads through what would go" {
+@test "commit -d --delete: nothing drops out of the chain, so nothing is deleted, and that is said" {
     make_four
-    remember_image base.qcow2 mid.qcow2 top.qcow2 act.qcow2
-    run -2 qcow-commit -d --delete -b base.qcow2 act.qcow2
-    assert_output_has "-d" "--delete"
-    assert_image_unchanged base.qcow2 mid.qcow2 top.qcow2 act.qcow2
+    remember_image act.qcow2
+    run -0 qcow-commit -d --delete -b base.qcow2 act.qcow2
+    assert_output_has "Not deleted: mid.qcow2" "Not deleted: top.qcow2"
+    assert_image_unchanged act.qcow2
+    [[ -e mid.qcow2 && -e top.qcow2 ]]
+    assert_same_content act.qcow2 act.raw
 }
 
 @test "commit --preserve: what is over a layer that stays valid is valid too, and not marked" {

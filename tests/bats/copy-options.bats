@@ -447,6 +447,22 @@ progress_of() {
     [[ ! -e out ]]
 }
 
+@test "copy --chain: missing space is found before the first file is copied" {
+    make_image base.qcow2 16M
+    guest_write_random base.qcow2 0 3M 1
+    make_image top.qcow2 16M -b base.qcow2 -F qcow2
+    guest_write_random top.qcow2 0 3M 2
+    small_disk 5M
+    run -1 qcow-copy --chain small top.qcow2
+    assert_output_has "not enough space"
+    [[ -z $(ls -A small) ]]
+    # What is replaced gives its space back, file by file.
+    mount -o remount,size=11M small
+    run -0 qcow-copy --chain small top.qcow2
+    run -0 qcow-copy --chain small top.qcow2
+    assert_same_content top.qcow2 small/top.qcow2
+}
+
 @test "copy --chain: layers over NBD become files, called as their exports" {
     require nbdkit qemu-nbd
     truncate -s 16M base.raw

@@ -491,6 +491,18 @@ dirty() {
     done
 }
 
+@test "commit: the data file of the emptied image gives its space back" {
+    make_image base.qcow2 4M
+    make_image top.qcow2 4M -b base.qcow2 -F qcow2 -o data_file=top.data
+    guest_write top.qcow2 1M 2M A
+    active_raw top.qcow2 top.raw
+    qcow-commit -q top.qcow2
+    (($(stat -c %b top.data) * 512 < 64 * 1024))
+    assert_clean top.qcow2
+    assert_same_content base.qcow2 top.raw
+    assert_same_content top.qcow2 top.raw
+}
+
 @test "commit: into a base over NBD, raw, and a qcow2 container" {
     require nbdkit
     truncate -s 4M base.raw
