@@ -5,30 +5,7 @@
 # they read. Each is refused by name before anything is written, or --preserve keeps it as it reads in QEMU.
 
 load helpers
-
-# make_three: base.qcow2 <- mid.qcow2 <- top.qcow2, each with something of its own
-make_three() {
-    CHAIN_SIZE=8M make_chain base.qcow2 mid.qcow2 top.qcow2
-    guest_write base.qcow2 0 2M A
-    guest_write mid.qcow2 1M 2M B
-    guest_write top.qcow2 2500K 1M C
-}
-
-# note IMAGE…: keep what each reads as in IMAGE.raw
-note() {
-    local image
-    for image; do
-        active_raw "$image" "${image//\//_}.raw"
-    done
-}
-
-# assert_noted IMAGE…: each is clean and reads as when it was noted
-assert_noted() {
-    local image
-    for image; do
-        assert_clean "$image" && assert_same_content "$image" "${image//\//_}.raw" || return
-    done
-}
+load merging
 
 # assert_refused WORD… -- COMMAND…: it exits 1, says these words, and changes no image here
 assert_refused() {
