@@ -6,11 +6,6 @@
 load helpers
 load merging
 
-# backing IMAGE: print the backing file's name as it is recorded, and its format
-backing() {
-    qemu-img info -U --output=json "$1" | jq -r '"\(.["backing-filename"]) \(.["backing-filename-format"])"'
-}
-
 # node FILE [,MORE]: print FILE, a path, as the json text of a qcow2 node with MORE members
 node() {
     printf '{"driver":"qcow2","file":{"driver":"file","filename":"%s"}%s}' "$1" "${2-}"

@@ -48,3 +48,8 @@ assert_empty() {
 recorded() {
     qemu-img info -U --output=json "$1" | jq -r '.["backing-filename"]'
 }
+
+# backing IMAGE: print the backing file's name as it is recorded, and its format
+backing() {
+    qemu-img info -U --output=json "$1" | jq -r '"\(.["backing-filename"]) \(.["backing-filename-format"])"'
+}

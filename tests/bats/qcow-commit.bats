@@ -6,11 +6,6 @@
 load helpers
 load merging
 
-# backing IMAGE: print the backing file's name as it is recorded, and its format
-backing() {
-    qemu-img info -U --output=json "$1" | jq -r '"\(.["backing-filename"]) \(.["backing-filename-format"])"'
-}
-
 # ---- which layers ------------------------------------------------------------------------------------
 
 @test "commit: into the backing file, and the image is empty" {

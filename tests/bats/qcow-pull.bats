@@ -4,6 +4,7 @@
 # Merges upward: an image reads the same, with fewer layers below it, and no other file is changed.
 
 load helpers
+load merging
 
 # make_three: base.qcow2 <- mid.qcow2 <- top.qcow2, each with something of its own, over and beside the others
 make_three() {
@@ -13,11 +14,6 @@ make_three() {
     guest_zero mid.qcow2 256K 128K
     guest_write top.qcow2 2500K 1M C
     guest_write top.qcow2 64K 100 D
-}
-
-# backing IMAGE: print the backing file's name as it is recorded, and its format
-backing() {
-    qemu-img info -U --output=json "$1" | jq -r '"\(.["backing-filename"]) \(.["backing-filename-format"])"'
 }
 
 # assert_pulled IMAGE RAW BACKING: clean, of these contents, over this

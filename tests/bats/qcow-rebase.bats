@@ -4,6 +4,7 @@
 # Another backing file: the image and its snapshots read the same.
 
 load helpers
+load merging
 
 # make_bases: old.qcow2 and new.qcow2, which share some contents, and top.qcow2 over the first
 make_bases() {
@@ -17,11 +18,6 @@ make_bases() {
     make_image top.qcow2 8M -b old.qcow2 -F qcow2
     guest_write top.qcow2 512K 64K E
     guest_zero top.qcow2 768K 64K
-}
-
-# backing IMAGE: print the backing file's name as it is recorded, and its format
-backing() {
-    qemu-img info -U --output=json "$1" | jq -r '"\(.["backing-filename"]) \(.["backing-filename-format"])"'
 }
 
 # assert_rebased IMAGE RAW BACKING: clean, of these contents, over this
