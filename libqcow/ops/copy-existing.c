@@ -205,7 +205,9 @@ static bool copy_to_qcow2(Qcow2Copy *copy, GError **error)
         return qcow2_fail(error, QCOW2_ERROR_INVALID,
                           "'%s': it is no qcow2 image; to overwrite its bytes say driver=raw", copy->target);
     }
-    return apply_source(copy, chain, error) || qcow2_fail_unchanged(error, copy->target);
+    /* Data in a data file may have been overwritten already. */
+    bool stays = !qcow2_chain_image(chain, 0)->header.layout.has_data_file;
+    return apply_source(copy, chain, error) || (stays && qcow2_fail_unchanged(error, copy->target));
 }
 
 /* -O says it, raw by default; with --target-image-opts the target's own options do. */
