@@ -500,6 +500,7 @@ start_nbdkit() {
 start_qemu_nbd() {
     local socket=$1
     shift
+    rm -f "$socket.pid"
     start_daemon qemu-nbd -t --pid-file="$PWD/$socket.pid" -k "$PWD/$socket" "$@"
     wait_until test -s "$socket.pid"
 }
