@@ -292,7 +292,7 @@ assert_only() {
         run -0 nbdinfo --map=qemu:dirty-bitmap:dirty --json 'nbd+unix:///?socket=dirty.sock'
         assert_json 'map(select(.type == 1) | [.offset, .length]) == [[0, 2097152]]'
         stop_daemon "$daemon_pid"
-        rm -f there.qcow2 there.data dirty.sock dirty.sock.pid
+        rm -f there.qcow2 there.data dirty.sock
     done
 }
 
@@ -449,7 +449,7 @@ assert_only() {
         done
         assert_image_unchanged target.raw
         stop_daemon "$daemon_pid"
-        rm -f target.sock target.sock.pid
+        rm -f target.sock
     done
 }
 
