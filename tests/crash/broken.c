@@ -114,13 +114,25 @@ static bool is_caught(LabCase *lab_case, const LabBreak *how, guint header, guin
     return caught;
 }
 
+/* One sector that says everything has nothing to wait for. */
+static bool is_only_write(const GArray *records, guint header)
+{
+    for (guint i = 0; i < records->len; i++) {
+        if (i != header && record_at(records, i)->kind != QCOW2_RECORD_FLUSH) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void lab_case_break(LabCase *lab_case, guint64 max_states)
 {
     guint header = find_header_write(lab_case->records);
     g_autofree char *changed = lab_contents_match(lab_case->subject->contents, lab_case->after, true, true);
     g_autoptr(GString) missed = g_string_new(NULL);
 
-    if (lab_case->failure || lab_case->refusal || header == NOT_FOUND) {
+    if (lab_case->failure || lab_case->refusal || header == NOT_FOUND
+        || is_only_write(lab_case->records, header)) {
         return;
     }
     for (size_t i = 0; i < G_N_ELEMENTS(breaks); i++) {
