@@ -140,7 +140,7 @@ def commit(chain, layer):
     snapshots = {name: digest for name, digest in originals[merge.layers[merge.base].name].items() if name}
     bitmaps = Bitmaps(merge)
     refused = chain.attempt(command, [*REFUSALS, "would read otherwise", "nothing to preserve", "cannot grow",
-                                      "is backed by", "cannot hold bitmaps", "inconsistent"])
+                                      "is backed by", "cannot hold bitmaps", "inconsistent", "internal snapshots with it"])
     if refused:
         require("would read otherwise" not in refused or not merge.forces, f"refused by force\n{refused}")
         before.update(originals)
