@@ -6,15 +6,6 @@
 load helpers
 load merging
 
-# dirty IMAGE BITMAP: print what an NBD client of QEMU sees as dirty, a line "START LENGTH" for each range
-dirty() {
-    rm -f dirty.sock dirty.sock.pid
-    start_qemu_nbd dirty.sock -r -f qcow2 -B "$2" "$1"
-    nbdinfo --json --map="qemu:dirty-bitmap:$2" "nbd+unix:///?socket=$PWD/dirty.sock" |
-        jq -r '.[] | select(.type == 1) | "\(.offset) \(.length)"'
-    stop_daemon "$(cat dirty.sock.pid)"
-}
-
 @test "commit: enabled bitmaps of the base record what is written, disabled ones do not" {
     require nbdinfo
     CHAIN_SIZE=4M make_chain base.qcow2 top.qcow2

@@ -53,3 +53,12 @@ recorded() {
 backing() {
     qemu-img info -U --output=json "$1" | jq -r '"\(.["backing-filename"]) \(.["backing-filename-format"])"'
 }
+
+# dirty IMAGE BITMAP: print what an NBD client of QEMU sees as dirty, a line "START LENGTH" for each range
+dirty() {
+    rm -f dirty.sock
+    start_qemu_nbd dirty.sock -r -f qcow2 -B "$2" "$1"
+    nbdinfo --json --map="qemu:dirty-bitmap:$2" "nbd+unix:///?socket=$PWD/dirty.sock" |
+        jq -r '.[] | select(.type == 1) | "\(.offset) \(.length)"'
+    stop_daemon "$daemon_pid"
+}

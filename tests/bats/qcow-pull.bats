@@ -6,16 +6,6 @@
 load helpers
 load merging
 
-# make_three: base.qcow2 <- mid.qcow2 <- top.qcow2, each with something of its own, over and beside the others
-make_three() {
-    CHAIN_SIZE=8M make_chain base.qcow2 mid.qcow2 top.qcow2
-    guest_write base.qcow2 0 2M A
-    guest_write mid.qcow2 1M 2M B
-    guest_zero mid.qcow2 256K 128K
-    guest_write top.qcow2 2500K 1M C
-    guest_write top.qcow2 64K 100 D
-}
-
 # assert_pulled IMAGE RAW BACKING: clean, of these contents, over this
 assert_pulled() {
     assert_clean "$1" && assert_same_content "$1" "$2" || return
@@ -142,15 +132,6 @@ assert_pulled() {
     start_qemu_nbd nbd.sock -r -f qcow2 -B b top.qcow2
     run -0 nbdinfo --json --map=qemu:dirty-bitmap:b "nbd+unix:///?socket=$PWD/nbd.sock"
     assert_json '[.[] | select(.type == 1)] | map([.offset, .length]) == [[5242880, 65536]]'
-}
-
-# dirty IMAGE BITMAP: print its dirty ranges, a line "START LENGTH" for each, as qemu-nbd exports it
-dirty() {
-    rm -f nbd.sock*
-    start_qemu_nbd nbd.sock -r -f qcow2 -B "$2" "$1"
-    nbdinfo --json --map="qemu:dirty-bitmap:$2" "nbd+unix:///?socket=$PWD/nbd.sock" |
-        jq -r '.[] | select(.type == 1) | "\(.offset) \(.length)"'
-    stop_daemon "$daemon_pid"
 }
 
 @test "pull --bitmaps: bitmaps of the pulled layers live on in the image, merged by name" {
