@@ -20,6 +20,21 @@ Qcow2View qcow2_image_active_view(const Qcow2Image *image)
     };
 }
 
+uint64_t *qcow2_image_read_l1(const Qcow2Image *image, const Qcow2View *view, GError **error)
+{
+    g_autofree uint64_t *l1 = g_try_malloc(MAX(view->l1_entries, 1) * 8);
+
+    if (!l1) {
+        qcow2_fail_memory(error, view->l1_entries * 8, "the L1 table");
+        return NULL;
+    }
+    if (!qcow2_io_read(image->file, view->l1_offset, l1, view->l1_entries * 8, error)) {
+        g_prefix_error(error, "L1 table: ");
+        return NULL;
+    }
+    return g_steal_pointer(&l1);
+}
+
 bool qcow2_image_snapshot_view(const Qcow2Image *image, const Qcow2SnapshotEntry *entry, Qcow2View *ret,
                                GError **error)
 {

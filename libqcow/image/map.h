@@ -20,6 +20,9 @@ Qcow2View qcow2_image_active_view(const Qcow2Image *image);
 bool qcow2_image_snapshot_view(const Qcow2Image *image, const Qcow2SnapshotEntry *entry, Qcow2View *ret,
                                GError **error);
 
+/** qcow2_image_read_l1: a view's L1 table, big-endian as it is in the file; free it with g_free(). */
+uint64_t *qcow2_image_read_l1(const Qcow2Image *image, const Qcow2View *view, GError **error);
+
 /**
  * How many guest bytes a walk should handle at a time, so that tables and extents of a window stay
  * within some MiB whatever the image looks like: a power of two, at least 2 MiB.

@@ -123,22 +123,10 @@ static bool rewrite_table(uint64_t l1_index, uint64_t host_offset, const uint8_t
 
 /* ---- Views ------------------------------------------------------------------------------------- */
 
-static uint64_t *read_l1(const Rewrite *self, const Qcow2View *view, GError **error)
-{
-    uint64_t len = view->l1_entries * 8;
-    g_autofree uint64_t *l1 = g_try_malloc(MAX(len, 8));
-
-    if (!l1) {
-        qcow2_fail_memory(error, len, "the L1 table");
-        return NULL;
-    }
-    return qcow2_io_read(self->image->file, view->l1_offset, l1, len, error) ? g_steal_pointer(&l1) : NULL;
-}
-
 /* Counts do not tell how many there are: a leak counts more. */
 static bool count_users(Rewrite *self, const Qcow2View *view, GError **error)
 {
-    g_autofree uint64_t *l1 = read_l1(self, view, error);
+    g_autofree uint64_t *l1 = qcow2_image_read_l1(self->image, view, error);
 
     for (uint64_t i = 0; l1 && i < view->l1_entries; i++) {
         uint64_t offset = GUINT64_FROM_BE(l1[i]) & L1E_OFFSET, count = 0;
@@ -159,7 +147,7 @@ static bool count_users(Rewrite *self, const Qcow2View *view, GError **error)
 static bool rewrite_view(Rewrite *self, const Qcow2View *view, uint64_t *ret_l1_offset, GError **error)
 {
     uint64_t len = view->l1_entries * 8;
-    g_autofree uint64_t *l1 = read_l1(self, view, error);
+    g_autofree uint64_t *l1 = qcow2_image_read_l1(self->image, view, error);
 
     *ret_l1_offset = view->l1_offset;
     self->l1 = l1;

@@ -2,6 +2,7 @@
 #include "image/roots.h"
 
 #include "format/l2.h"
+#include "image/map.h"
 #include "util/error.h"
 
 #define MAX_OFFSET BIT(56)
@@ -136,24 +137,16 @@ bool qcow2_image_check_roots(Qcow2Image *image, Qcow2CountsCache *counts, GError
 
 bool qcow2_image_check_tables(Qcow2Image *image, const Qcow2FreeSpace *space, GError **error)
 {
-    const Qcow2Header *header = &image->header;
-    size_t len_bytes = header->l1_entries * sizeof(uint64_t);
-    g_autofree uint64_t *l1 = g_try_malloc(MAX(len_bytes, 1));
+    Qcow2View view = qcow2_image_active_view(image);
+    g_autofree uint64_t *l1 = qcow2_image_read_l1(image, &view, error);
 
-    if (!l1) {
-        return qcow2_fail_memory(error, len_bytes, "the L1 table");
-    }
-    if (!qcow2_io_read(image->file, header->l1_offset, l1, len_bytes, error)) {
-        g_prefix_error(error, "L1 table: ");
-        return false;
-    }
-    for (uint32_t i = 0; i < header->l1_entries; i++) {
+    for (uint64_t i = 0; l1 && i < view.l1_entries; i++) {
         uint64_t offset = GUINT64_FROM_BE(l1[i]) & L1E_OFFSET;
-        if (offset != 0 && qcow2_free_space_has(space, offset >> header->layout.cluster_bits)) {
+        if (offset != 0 && qcow2_free_space_has(space, offset >> image->header.layout.cluster_bits)) {
             return qcow2_corrupt(error,
-                                 "L1 table: entry %" PRIu32 " names the L2 table at 0x%" PRIx64
+                                 "L1 table: entry %" PRIu64 " names the L2 table at 0x%" PRIx64
                                  ", whose refcount is 0; run qcow-check -r all", i, offset);
         }
     }
-    return true;
+    return l1 != NULL;
 }

@@ -63,24 +63,9 @@ static void join_users(Qcow2TrimJob *trim)
     trim->n_joined = n;
 }
 
-static uint64_t *read_l1(const Qcow2TrimJob *trim, const Qcow2View *view, GError **error)
-{
-    g_autofree uint64_t *l1 = g_try_malloc(MAX(view->l1_entries, 1) * 8);
-
-    if (!l1) {
-        qcow2_fail_memory(error, view->l1_entries * 8, "the L1 table");
-        return NULL;
-    }
-    if (!qcow2_io_read(trim->image->file, view->l1_offset, l1, view->l1_entries * 8, error)) {
-        g_prefix_error(error, "L1 table: ");
-        return NULL;
-    }
-    return g_steal_pointer(&l1);
-}
-
 static bool add_view(Qcow2TrimJob *trim, const Qcow2View *view, GError **error)
 {
-    g_autofree uint64_t *l1 = read_l1(trim, view, error);
+    g_autofree uint64_t *l1 = qcow2_image_read_l1(trim->image, view, error);
     Qcow2TrimTables tables = { .view = *view };
 
     for (uint64_t i = 0; l1 && i < view->l1_entries; i++) {
@@ -198,7 +183,7 @@ static bool move_table(Qcow2TrimJob *trim, uint64_t old, uint64_t *ret_fresh, ui
 static bool move_view(Qcow2TrimJob *trim, const Qcow2TrimTables *tables, uint8_t *buffer, GError **error)
 {
     const Qcow2View *view = &tables->view;
-    g_autofree uint64_t *l1 = read_l1(trim, view, error);
+    g_autofree uint64_t *l1 = qcow2_image_read_l1(trim->image, view, error);
 
     for (uint64_t i = 0; l1 && i < view->l1_entries; i++) {
         uint64_t raw = GUINT64_FROM_BE(l1[i]), old = raw & L1E_OFFSET, fresh;
