@@ -78,32 +78,21 @@ static bool fail(const Qcow2Io *target, uint64_t needed, uint64_t available, GEr
                       " (%s) are free", target->name, needed, needed_text, available, available_text);
 }
 
-static bool put(const GArray *extents, void *data, GError **error)
+static void add_certain(const GArray *extents, void *data)
 {
     Search *search = data;
 
     for (guint i = 0; i < extents->len; i++) {
         search->found += certain_bytes(search, &g_array_index(extents, Qcow2Extent, i));
     }
-    return search->found <= search->limit || fail(search->target, search->found, search->limit, error);
 }
 
-/* All data, zeros in it included. */
-static bool count_most(Search *search, uint64_t *n_bytes, GError **error)
+static bool put(const GArray *extents, void *data, GError **error)
 {
-    Qcow2Choice *choice = search->need->choice;
-    const GArray *extents = NULL;
+    Search *search = data;
 
-    do {
-        if (!qcow2_choice_next(choice, &extents, error)) {
-            return false;
-        }
-        for (guint i = 0; extents && i < extents->len; i++) {
-            *n_bytes += certain_bytes(search, &g_array_index(extents, Qcow2Extent, i));
-        }
-    } while (extents);
-    qcow2_choice_rewind(choice);
-    return true;
+    add_certain(extents, search);
+    return search->found <= search->limit || fail(search->target, search->found, search->limit, error);
 }
 
 static bool look_at_data(Search *search, GError **error)
@@ -125,14 +114,15 @@ static bool look_at_data(Search *search, GError **error)
     return ok;
 }
 
-/* With @ret_most it gets more by what all data is; without it what is certain of it is added up. */
-static bool for_each_data(Search *search, const Qcow2CopyNeed *needs, size_t n_needs, uint64_t *ret_most,
+/* By metadata all data counts, the zeros in it too; looking at the data leaves them out. */
+static bool for_each_data(Search *search, const Qcow2CopyNeed *needs, size_t n_needs, bool by_metadata,
                           GError **error)
 {
     for (size_t i = 0; i < n_needs; i++) {
         search->need = &needs[i];
         bool ok = !needs[i].data
-               || (ret_most ? count_most(search, ret_most, error) : look_at_data(search, error));
+               || (by_metadata ? qcow2_choice_each(needs[i].choice, add_certain, search, error)
+                               : look_at_data(search, error));
         if (!ok) {
             return false;
         }
@@ -160,7 +150,7 @@ bool qcow2_copy_check_room(Qcow2Io *target, const Qcow2CopyNeed *needs, size_t n
     if (is_file && !stores_as_it_is(fd)) {
         return true;
     }
-    uint64_t most = search.found;
-    return for_each_data(&search, needs, n_needs, &most, error)
-        && (most <= search.limit || for_each_data(&search, needs, n_needs, NULL, error));
+    Search most = search;
+    return for_each_data(&most, needs, n_needs, true, error)
+        && (most.found <= search.limit || for_each_data(&search, needs, n_needs, false, error));
 }

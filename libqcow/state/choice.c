@@ -210,20 +210,32 @@ bool qcow2_choice_next(Qcow2Choice *choice, const GArray **ret_extents, GError *
     }
 }
 
-bool qcow2_choice_count(Qcow2Choice *choice, uint64_t *ret_bytes, GError **error)
+bool qcow2_choice_each(Qcow2Choice *choice, Qcow2ExtentsFunc func, void *data, GError **error)
 {
     const GArray *extents;
 
-    *ret_bytes = 0;
-    qcow2_choice_rewind(choice);
     do {
         if (!qcow2_choice_next(choice, &extents, error)) {
             return false;
         }
-        for (guint i = 0; extents && i < extents->len; i++) {
-            *ret_bytes += g_array_index(extents, Qcow2Extent, i).len_bytes;
+        if (extents) {
+            func(extents, data);
         }
     } while (extents);
     qcow2_choice_rewind(choice);
     return true;
+}
+
+static void add_bytes(const GArray *extents, void *data)
+{
+    for (guint i = 0; i < extents->len; i++) {
+        *(uint64_t *)data += g_array_index(extents, Qcow2Extent, i).len_bytes;
+    }
+}
+
+bool qcow2_choice_count(Qcow2Choice *choice, uint64_t *ret_bytes, GError **error)
+{
+    *ret_bytes = 0;
+    qcow2_choice_rewind(choice);
+    return qcow2_choice_each(choice, add_bytes, ret_bytes, error);
 }

@@ -33,6 +33,12 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Choice, qcow2_choice_free)
  */
 bool qcow2_choice_next(Qcow2Choice *choice, const GArray **ret_extents, GError **error);
 
+/** Called for the extents of a window. */
+typedef void (*Qcow2ExtentsFunc)(const GArray *extents, void *data);
+
+/** qcow2_choice_each: gives all that it carries to @func, from where it stands; it is at its start then. */
+bool qcow2_choice_each(Qcow2Choice *choice, Qcow2ExtentsFunc func, void *data, GError **error);
+
 /** qcow2_choice_count: guest bytes of all that it carries; it is at its start again then. */
 bool qcow2_choice_count(Qcow2Choice *choice, uint64_t *ret_bytes, GError **error);
 
