@@ -248,9 +248,9 @@ static uint64_t smallest_size(const Qcow2Image *image)
 /* Over other layers than the image names something else would read the same without. */
 static bool check_backing(const Qcow2Chain *chain, GError **error)
 {
-    const Qcow2Place *place = qcow2_chain_layer(chain, 0)->place;
+    const Qcow2Layer *layer = qcow2_chain_layer(chain, 0);
 
-    return (!place->no_backing && !place->backing)
+    return (!layer->place->no_backing && !layer->place->backing && !layer->below_was_given)
         || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                       "an image is trimmed over the backing file that it names; leave \"backing\" out of the"
                       " image name");
