@@ -107,7 +107,9 @@ static bool try_noted(const Qcow2Merge *merge, unsigned index, GError **error)
         ok = set_base(merge, index, &trial, error) && lay_out(&trial, error);
     }
     if (ok && qcow2_merge_is_retired(merge, index) && trial.header.layout.version >= 3) {
-        qcow2_header_mark_merged(&trial.header, qcow2_chain_layer_name(merge->chain, merge->base));
+        const Qcow2Place *place = qcow2_chain_layer(merge->chain, merge->base)->place;
+        g_autofree char *base = g_path_get_basename(place->target);
+        qcow2_header_mark_merged(&trial.header, base);
         ok = lay_out(&trial, error);
     }
     return finish_trial(qcow2_chain_layer_name(merge->chain, index), &trial, ok, error);

@@ -71,12 +71,6 @@ typedef struct Sibling {
     const char *unclear;          /* why a name on the way down is not understood; NULL: all are */
 } Sibling;
 
-static bool will_be_deleted(const Qcow2Merge *merge, unsigned index)
-{
-    return merge->options->delete_merged && !keeps_image(merge) && index >= MAX(merge->top, 1)
-        && index < merge->base && !qcow2_merge_find_kept_layer(merge, index);
-}
-
 /* Whether what reads this layer, as @place says, would read otherwise; what is marked cannot be read. */
 static bool will_change(const Qcow2Merge *merge, unsigned index, const Qcow2Place *place)
 {
@@ -97,7 +91,7 @@ static bool check_layer(const Sibling *self, unsigned index, const Qcow2Place *p
     const char *layer = qcow2_chain_layer_name(merge->chain, index);
     bool changes = will_change(merge, index, place);
 
-    if (will_be_deleted(merge, index) && !(self->is_kept && changes)) {
+    if (qcow2_merge_is_deleted(merge, index) && !(self->is_kept && changes)) {
         return qcow2_fail(error, QCOW2_ERROR_IN_USE, "'%s' is backed by '%s', which --delete would delete",
                           self->path, layer);
     }

@@ -323,3 +323,40 @@ delete_top=(qcow-commit --delete --top top.qcow2 -b base.qcow2 act.qcow2)
     assert_same_content top.qcow2 top.raw
     assert_clean top.qcow2
 }
+
+# forge_note IMAGE TEXT: give the header a note of an interrupted commit, as printf prints TEXT
+forge_note() {
+    python3 - "$1" "$(printf '%b' "$2" | od -An -v -tx1 | tr -d ' \n')" <<'EOF'
+import struct, sys
+note = bytes.fromhex(sys.argv[2])
+with open(sys.argv[1], "r+b") as image:
+    header = bytearray(image.read(65536))
+    backing, start = struct.unpack_from(">Q", header, 8)[0], struct.unpack_from(">I", header, 100)[0]
+    name = bytes(header[backing:backing + struct.unpack_from(">I", header, 16)[0]])
+    old = header[start:backing]
+    added = struct.pack(">II", 0x514d5247, len(note)) + note + bytes(-len(note) % 8)
+    header[start:start + len(added) + len(old) + len(name)] = added + old + name
+    struct.pack_into(">Q", header, 8, backing + len(added))
+    image.seek(0)
+    image.write(header[:65536])
+EOF
+}
+
+@test "commit: a note from elsewhere touches no file, whatever it says" {
+    local note id='0123456789abcdef'
+    mkfifo pipe
+    make_image victim.qcow2 4M -b base-of-victim.qcow2 -F qcow2 -u
+    for note in "$id\0between victim.qcow2\0dropped victim.qcow2\0top victim.qcow2\0" \
+        "$id\0between /dev/zero\0top pipe\0" "$id\0between victim.qcow2" "$id\0\0\0between\0top \0 \0" "$id" '\0' \
+        "$id\0between json:{}\0dropped nbd://\0top [1]\0"; do
+        CHAIN_SIZE=4M make_chain base.qcow2 top.qcow2
+        guest_write top.qcow2 1M 64K A
+        active_raw top.qcow2 top.raw
+        forge_note top.qcow2 "$note"
+        remember_image victim.qcow2
+        run -0 timeout 20 qcow-commit --delete top.qcow2
+        assert_image_unchanged victim.qcow2
+        assert_same_content top.qcow2 top.raw
+        assert_same_content base.qcow2 top.raw
+    done
+}
