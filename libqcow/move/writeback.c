@@ -15,7 +15,7 @@ Qcow2Writeback *qcow2_writeback_new(Qcow2Io *target, bool own_thread)
 {
     Qcow2Writeback *writeback = g_new0(Qcow2Writeback, 1);
 
-    writeback->target = target;
+    writeback->target = qcow2_io_ref(target);
     writeback->own_thread = own_thread;
     g_mutex_init(&writeback->lock);
     g_cond_init(&writeback->changed);
@@ -36,6 +36,7 @@ void qcow2_writeback_free(Qcow2Writeback *writeback)
     }
     g_mutex_clear(&writeback->lock);
     g_cond_clear(&writeback->changed);
+    qcow2_io_unref(writeback->target);
     g_free(writeback);
 }
 

@@ -11,7 +11,11 @@
 
 typedef struct Qcow2Writeback Qcow2Writeback;
 
-/** qcow2_writeback_new: @target is borrowed. Without @own_thread calls are made at once, by the caller. */
+/**
+ * qcow2_writeback_new:
+ * @target: gets a reference: a call can still be under way when the caller has no use for it any more
+ * @own_thread: without it calls are made at once, by the caller
+ */
 Qcow2Writeback *qcow2_writeback_new(Qcow2Io *target, bool own_thread);
 
 /** qcow2_writeback_free: waits for a call that has begun. */
