@@ -5,6 +5,7 @@
  * image the active layer is changed, all or nothing, where its bytes differ from those of the source.
  */
 #include <string.h>
+#include <sys/stat.h>
 
 #include "image/batch.h"
 #include "image/bitmap-write.h"
@@ -12,6 +13,7 @@
 #include "ops/changes.h"
 #include "ops/copy.h"
 #include "ops/export.h"
+#include "ops/rehearse.h"
 #include "util/error.h"
 #include "util/progress.h"
 
@@ -42,6 +44,22 @@ static bool find_part(const Qcow2Place *place, Qcow2Io *io, uint64_t *ret_size, 
                       place->shown, *ret_size, place->raw_offset);
 }
 
+/* What the file has is overwritten: all that has space there may be had again. */
+static bool check_room_in_raw(const Qcow2Copy *copy, Qcow2Io *io, GError **error)
+{
+    struct stat status;
+    int fd = qcow2_io_get_fd(io);
+    bool is_file = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+    const Qcow2CopyNeed need = {
+        .copy = copy,
+        .choice = copy->choice,
+        .data = true,
+        .freed = is_file ? (uint64_t)status.st_blocks * 512 : 0,
+    };
+
+    return !is_file || qcow2_copy_check_room(io, &need, 1, error);
+}
+
 static bool copy_to_raw(Qcow2Copy *copy, const Qcow2Place *place, GError **error)
 {
     g_autoptr(Qcow2Target) target = qcow2_target_existing(place, copy->options->cache, error);
@@ -53,6 +71,7 @@ static bool copy_to_raw(Qcow2Copy *copy, const Qcow2Place *place, GError **error
         && find_part(place, qcow2_target_io(target), &size, error)
         && check_size(copy, size, error)
         && qcow2_copy_expect_bytes(copy, needs_no_zeros, error)
+        && check_room_in_raw(copy, qcow2_target_io(target), error)
         && qcow2_copy_bytes(copy, qcow2_target_io(target), error)
         && qcow2_copy_publish(copy, target, error);
 }
@@ -132,10 +151,19 @@ static Qcow2Choice *new_choice(const Qcow2Copy *copy, Qcow2State *from, Qcow2Sta
     return qcow2_choice_new(from, to, &options, error);
 }
 
+/* The whole change of the image. */
+typedef struct Change {
+    Qcow2Copy *copy;
+    Qcow2Image *image;
+    Qcow2State *to;
+    Qcow2Choice *choice;
+    const GArray *recorded;       /* Qcow2Range; by the bitmaps */
+} Change;
+
 /* All but the commit of the batch. */
-static bool fill_batch(Qcow2Copy *copy, Qcow2Batch *batch, Qcow2Image *image, Qcow2State *to,
-                       Qcow2Choice *choice, const GArray *changes, GError **error)
+static bool fill_batch(const Change *self, Qcow2Batch *batch, Qcow2Progress *progress, GError **error)
 {
+    Qcow2Copy *copy = self->copy;
     Qcow2InPlaceOptions options = {
         .n_threads = copy->first->options.n_threads,
         .no_reflink = copy->options->no_reflink,
@@ -144,19 +172,58 @@ static bool fill_batch(Qcow2Copy *copy, Qcow2Batch *batch, Qcow2Image *image, Qc
         .overwrite_data = true,
     };
     Qcow2InPlaceResult result;
-    uint64_t n_bytes;
 
-    if (!qcow2_choice_count(choice, &n_bytes, error)) {
-        return false;
-    }
-    qcow2_progress_expect(copy->progress, n_bytes);
-    if (!qcow2_in_place_apply(batch, image, to, choice, &options, &result, copy->progress, error)) {
+    if (!qcow2_in_place_apply(batch, self->image, self->to, self->choice, &options, &result, progress,
+                              error)) {
         return false;
     }
     copy->result.bytes_copied = result.stats.moved.bytes_copied;
     copy->result.bytes_cloned = result.stats.moved.bytes_cloned;
-    return qcow2_batch_mark_bitmaps(batch, image, changes, error)
-        && qcow2_copy_bitmaps(copy, batch, image, error);
+    return qcow2_batch_mark_bitmaps(batch, self->image, self->recorded, error)
+        && qcow2_copy_bitmaps(copy, batch, self->image, error);
+}
+
+/* A Qcow2RehearseFunc. */
+static bool rehearse(void *data, GError **error)
+{
+    const Change *self = data;
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+
+    return batch && fill_batch(self, batch, NULL, error) && qcow2_batch_rehearse(batch, error);
+}
+
+/* A Qcow2NeedFunc. */
+static bool need(void *data, Qcow2NeedStep step, Qcow2Room *room, GError **error)
+{
+    const Change *self = data;
+    uint64_t n_bytes = self->copy->size;
+
+    if (step == QCOW2_NEED_BY_REHEARSAL) {
+        return qcow2_rehearse(self->image, rehearse, data, room, error);
+    }
+    return (step == QCOW2_NEED_BY_SIZE || qcow2_choice_count(self->choice, &n_bytes, error))
+        && qcow2_need_in_image(room, self->image, n_bytes, self->image->size, 1, error);
+}
+
+/* How small data becomes when it is compressed is known when it is done. */
+static bool check_room(Change *self, GError **error)
+{
+    return self->copy->options->compress || qcow2_check_room(need, self, error);
+}
+
+static bool make_change(Change *self, GError **error)
+{
+    Qcow2Progress *progress = self->copy->progress;
+    uint64_t n_bytes;
+
+    if (!check_room(self, error) || !mark_bitmaps_first(self->image, self->recorded, error)
+        || !qcow2_choice_count(self->choice, &n_bytes, error)) {
+        return false;
+    }
+    qcow2_progress_expect(progress, n_bytes);
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+    return batch && fill_batch(self, batch, progress, error) && qcow2_copy_end(self->copy, error)
+        && qcow2_batch_commit(batch, error);
 }
 
 static bool apply(Qcow2Copy *copy, Qcow2Chain *chain, Qcow2State *from, Qcow2State *to, GError **error)
@@ -170,12 +237,11 @@ static bool apply(Qcow2Copy *copy, Qcow2Chain *chain, Qcow2State *from, Qcow2Sta
     g_autoptr(Qcow2Choice) all =
         differing && is_all ? new_choice(copy, from, to, unit, true, error) : NULL;
     Qcow2Choice *choice = is_all ? all : differing;
-    g_autoptr(GArray) changes = differing && choice ? list_changes(image, differing, error) : NULL;
-    bool is_marked = changes && mark_bitmaps_first(image, changes, error);
-    g_autoptr(Qcow2Batch) batch = is_marked ? qcow2_batch_begin(image, error) : NULL;
-    bool ok = batch && fill_batch(copy, batch, image, to, choice, changes, error);
+    g_autoptr(GArray) recorded = differing && choice ? list_changes(image, differing, error) : NULL;
+    Change change = { copy, image, to, choice, recorded };
+    bool ok = recorded && make_change(&change, error);
     to->size = old_size;
-    return ok && qcow2_copy_end(copy, error) && qcow2_batch_commit(batch, error);
+    return ok;
 }
 
 static bool apply_source(Qcow2Copy *copy, Qcow2Chain *chain, GError **error)

@@ -194,3 +194,31 @@ assert_too_small() {
     assert_clean small/base.qcow2
     assert_same_content small/base.qcow2 top.raw
 }
+
+@test "copy -n: missing space is found before the first write" {
+    local format
+    head -c 8M /dev/urandom >source.raw
+    small_disk 5M
+    for format in raw qcow2; do
+        qemu-img create -q -f $format small/target 8M
+        guest_write small/target 0 1M A
+        remember_image small/target
+        run -1 qcow-copy -n -O $format source.raw small/target
+        assert_output_has "'small/target': not enough space: "
+        assert_image_unchanged small/target
+        mount -o remount,size=12M small
+        qcow-copy -q -n -O $format source.raw small/target
+        assert_same_content source.raw small/target
+        rm small/target
+        mount -o remount,size=5M small
+    done
+}
+
+@test "copy -n: the space that a raw target has already is no need" {
+    head -c 8M /dev/urandom >source.raw
+    small_disk 12M
+    fallocate -l 8M small/target
+    fallocate -l "$(df --output=avail -B1 small | tail -n 1)" small/full
+    qcow-copy -q -n -O raw source.raw small/target
+    cmp source.raw small/target
+}
