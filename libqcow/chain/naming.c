@@ -246,7 +246,7 @@ const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, con
     return "raw";
 }
 
-char *qcow2_peek_backing_name(const char *path, uint64_t *ret_incompatible)
+char *qcow2_peek_backing_name(const char *path, Qcow2Peek *ret)
 {
     Qcow2FileOptions options = { 0 };
     struct stat st;
@@ -254,12 +254,12 @@ char *qcow2_peek_backing_name(const char *path, uint64_t *ret_incompatible)
     bool can_open = stat(path, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
     g_autoptr(Qcow2Io) io = can_open ? qcow2_io_file_open(path, &options, NULL) : NULL;
 
-    return io ? qcow2_image_peek_backing(io, ret_incompatible) : NULL;
+    return io ? qcow2_image_peek_backing(io, ret) : NULL;
 }
 
-Qcow2Place *qcow2_peek_backing(const char *path, uint64_t *ret_incompatible)
+Qcow2Place *qcow2_peek_backing(const char *path, Qcow2Peek *ret)
 {
-    g_autofree char *name = qcow2_peek_backing_name(path, ret_incompatible);
+    g_autofree char *name = qcow2_peek_backing_name(path, ret);
     g_autofree char *folder = g_path_get_dirname(path);
 
     return name ? qcow2_place_parse(name, folder, false, NULL) : NULL;

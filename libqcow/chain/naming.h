@@ -39,12 +39,12 @@ const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, con
 
 /**
  * qcow2_peek_backing_name: what the header of the file at @path names as its backing file, without locks, and
- * whatever else it says; NULL when it names none, or cannot be read. Free with g_free().
- * @ret_incompatible: the header's feature bits
+ * whatever else it says; NULL when it names none, or cannot be read, and @ret is of no use then. Free it with
+ * g_free().
  */
-char *qcow2_peek_backing_name(const char *path, uint64_t *ret_incompatible);
+char *qcow2_peek_backing_name(const char *path, Qcow2Peek *ret);
 
 /** qcow2_peek_backing: the same as a place; NULL also for a name that is not understood. */
-Qcow2Place *qcow2_peek_backing(const char *path, uint64_t *ret_incompatible);
+Qcow2Place *qcow2_peek_backing(const char *path, Qcow2Peek *ret);
 
 #endif

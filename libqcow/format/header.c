@@ -333,16 +333,3 @@ bool qcow2_header_decode_for_repair(const uint8_t *bytes, size_t len_bytes, Qcow
 {
     return decode(bytes, len_bytes, true, ret, error);
 }
-
-bool qcow2_header_peek_backing(const uint8_t *bytes, uint64_t *ret_offset, uint32_t *ret_len,
-                               uint64_t *ret_incompatible)
-{
-    uint32_t version = qcow2_load_be32(bytes + FIELD_VERSION);
-
-    *ret_offset = qcow2_load_be64(bytes + FIELD_BACKING_OFFSET);
-    *ret_len = qcow2_load_be32(bytes + FIELD_BACKING_LEN);
-    *ret_incompatible = version >= 3 ? qcow2_load_be64(bytes + FIELD_INCOMPATIBLE) : 0;
-    return qcow2_load_be32(bytes + FIELD_MAGIC) == QCOW2_MAGIC && version >= 2
-        && *ret_offset > 0 && *ret_offset <= BIT(QCOW2_MAX_CLUSTER_BITS) && *ret_len > 0
-        && *ret_len <= QCOW2_MAX_BACKING_NAME;
-}

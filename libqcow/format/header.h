@@ -82,16 +82,6 @@ typedef struct Qcow2Header {
 } Qcow2Header;
 
 /**
- * qcow2_header_peek_backing:
- * @bytes: the first QCOW2_HEADER_PEEK ones of a file
- * @ret_incompatible: the feature bits; 0 in version 2
- *
- * Where the name of the backing file is, whatever else the header says, and known or not. false: nowhere.
- */
-bool qcow2_header_peek_backing(const uint8_t *bytes, uint64_t *ret_offset, uint32_t *ret_len,
-                               uint64_t *ret_incompatible);
-
-/**
  * qcow2_header_decode:
  * @bytes: the first bytes of the file, at least @len_bytes; pass min(file size, 2 MiB) or what is there.
  *         QCOW2_HEADER_MIN bytes tell the cluster size; the whole first cluster is wanted

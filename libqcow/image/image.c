@@ -143,16 +143,13 @@ void qcow2_image_cut_data(const Qcow2Image *image)
     }
 }
 
-char *qcow2_image_peek_backing(Qcow2Io *file, uint64_t *ret_incompatible)
+char *qcow2_image_peek_backing(Qcow2Io *file, Qcow2Peek *ret)
 {
     uint8_t bytes[QCOW2_HEADER_PEEK];
-    uint64_t offset;
-    uint32_t len;
 
-    if (!qcow2_io_read(file, 0, bytes, sizeof(bytes), NULL)
-        || !qcow2_header_peek_backing(bytes, &offset, &len, ret_incompatible)) {
+    if (!qcow2_io_read(file, 0, bytes, sizeof(bytes), NULL) || !qcow2_peek_header(bytes, ret)) {
         return NULL;
     }
-    g_autofree char *name = g_malloc0(len + 1);
-    return qcow2_io_read(file, offset, name, len, NULL) ? g_steal_pointer(&name) : NULL;
+    g_autofree char *name = g_malloc0(ret->name_len + 1);
+    return qcow2_io_read(file, ret->name_offset, name, ret->name_len, NULL) ? g_steal_pointer(&name) : NULL;
 }

@@ -6,7 +6,7 @@
 #ifndef QCOW2_IMAGE_IMAGE_H
 #define QCOW2_IMAGE_IMAGE_H
 
-#include "format/header.h"
+#include "format/peek.h"
 #include "format/snapshot-table.h"
 #include "io/io.h"
 
@@ -57,10 +57,9 @@ bool qcow2_image_publish_header(Qcow2Io *file, const uint8_t *sector, GError **e
 
 /**
  * qcow2_image_peek_backing: the name of the backing file in a file's header, also where nothing else could be
- * done with the image; NULL when there is none, or it is no qcow2 image. Free it with g_free().
- * @ret_incompatible: the header's feature bits
+ * done with the image; NULL when there is none, and @ret is of no use then. Free it with g_free().
  */
-char *qcow2_image_peek_backing(Qcow2Io *file, uint64_t *ret_incompatible);
+char *qcow2_image_peek_backing(Qcow2Io *file, Qcow2Peek *ret);
 
 /** qcow2_image_attach_data: the external data file; takes a reference. */
 void qcow2_image_attach_data(Qcow2Image *image, Qcow2Io *data);

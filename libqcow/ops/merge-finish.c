@@ -206,8 +206,8 @@ static void find_dropped(Finish *self, const Qcow2Place *place)
     g_autoptr(Qcow2Place) below = place_below(left);
     for (unsigned i = 0; below && !is_base(self, below) && i < QCOW2_MAX_LAYERS; i++) {
         g_autoptr(Qcow2Place) above = g_steal_pointer(&below);
-        uint64_t incompatible = 0;
-        below = above->kind == QCOW2_PLACE_FILE ? qcow2_peek_backing(above->target, &incompatible) : NULL;
+        Qcow2Peek peek;
+        below = above->kind == QCOW2_PLACE_FILE ? qcow2_peek_backing(above->target, &peek) : NULL;
     }
     left->is_certain = is_base(self, below);
     g_ptr_array_add(self->left, left);
@@ -311,14 +311,15 @@ static const Left *find_deleted(const Finish *self, const struct stat *st)
 /* Somebody may have put an image over a layer that is still valid, or was not marked yet. */
 static bool check_user(const Finish *self, const char *path, GError **error)
 {
-    uint64_t incompatible = 0;
+    Qcow2Peek peek;
     struct stat st;
 
     if (stat(path, &st) != 0 || !S_ISREG(st.st_mode) || find_deleted(self, &st)) {
         return true;
     }
-    g_autoptr(Qcow2Place) place = qcow2_peek_backing(path, &incompatible);
-    const Left *left = place && place->kind == QCOW2_PLACE_FILE && !(incompatible & QCOW2_INCOMPAT_MERGED)
+    g_autoptr(Qcow2Place) place = qcow2_peek_backing(path, &peek);
+    bool is_marked = place && (peek.incompatible & QCOW2_INCOMPAT_MERGED);
+    const Left *left = place && place->kind == QCOW2_PLACE_FILE && !is_marked
                     && stat(place->target, &st) == 0 ? find_deleted(self, &st) : NULL;
     return !left
         || qcow2_fail(error, QCOW2_ERROR_IN_USE, "'%s' is backed by '%s', which --delete would delete", path,

@@ -165,14 +165,17 @@ static bool check_header(Sibling *self, const char *path, GError **error)
 {
     g_autofree char *folder = g_path_get_dirname(path);
     g_autoptr(GError) cause = NULL;
-    uint64_t incompatible = 0;
+    Qcow2Peek peek;
 
     if (self->n_headers++ >= MAX_HEADERS) {
         return true;
     }
-    g_autofree char *name = qcow2_peek_backing_name(path, &incompatible);
-    if (!name || (incompatible & QCOW2_INCOMPAT_MERGED)) {
+    g_autofree char *name = qcow2_peek_backing_name(path, &peek);
+    if (!name || (peek.incompatible & QCOW2_INCOMPAT_MERGED)) {
         return true;
+    }
+    if (!peek.is_qcow2) {
+        self->unclear = "one of its layers is neither qcow2 nor raw";
     }
     g_autoptr(Qcow2Place) place = qcow2_place_parse(name, folder, false, &cause);
     if (place && exists(place)) {

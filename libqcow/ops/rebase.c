@@ -27,7 +27,7 @@ static bool refuse_loop(const Qcow2Chain *chain, const char *folder, const Qcow2
 {
     g_autoptr(Qcow2Place) place = qcow2_place_parse(options->backing_name, folder, false, NULL);
     bool is_raw = strcmp(options->backing_format, "raw") == 0;
-    uint64_t incompatible;
+    Qcow2Peek peek;
 
     for (unsigned depth = 0; place && place->kind == QCOW2_PLACE_FILE && depth < QCOW2_MAX_LAYERS; depth++) {
         if (is_image(chain, place->target)) {
@@ -35,7 +35,7 @@ static bool refuse_loop(const Qcow2Chain *chain, const char *folder, const Qcow2
                               "'%s': the new backing file '%s' is the image itself, or is backed by it",
                               qcow2_chain_layer_name(chain, 0), options->backing_name);
         }
-        Qcow2Place *next = is_raw ? NULL : qcow2_peek_backing(place->target, &incompatible);
+        Qcow2Place *next = is_raw ? NULL : qcow2_peek_backing(place->target, &peek);
         g_clear_pointer(&place, qcow2_place_free);
         place = next;
     }

@@ -166,6 +166,23 @@ assert_refused() {
     qcow-commit -q top.qcow2
 }
 
+@test "siblings: images in QEMU's older formats, and images over them" {
+    local format
+    CHAIN_SIZE=8M make_chain base.qcow2 top.qcow2
+    guest_write top.qcow2 0 64K B
+    for format in qcow qed; do
+        qemu-img create -q -f $format -o backing_file=base.qcow2,backing_fmt=qcow2 old 8M
+        assert_refused "'old' is backed by 'base.qcow2'" "it cannot be preserved (" "neither qcow2 nor raw" -- \
+            qcow-commit top.qcow2
+        rm old
+        mkdir away
+        qemu-img create -q -f $format -o backing_file=../base.qcow2,backing_fmt=qcow2 away/old 8M
+        make_image over.qcow2 8M -b away/old -F $format
+        assert_refused "'over.qcow2' is backed by 'base.qcow2'" "it cannot be preserved (" -- qcow-commit top.qcow2
+        rm -r away over.qcow2
+    done
+}
+
 # ---- where they are ----------------------------------------------------------------------------------
 
 @test "siblings: beside the file itself, when a layer's name is a link to it" {
