@@ -7,6 +7,7 @@
 #   make check    install what is needed, build, run every test
 #   make asan     the unit tests and the commands' tests under address and undefined-behaviour sanitizers;
 #                 ASAN_SUITES="unit bats-asan" for fewer of them
+#   make tsan     the same under the thread sanitizer; TSAN_SUITES="bats-tsan" for fewer
 #   make fuzz     each fuzz target for FUZZ_SECONDS (60); make fuzz-check: a short run with a fixed seed
 #   make bench    beside qemu-img and nbdcopy; BENCH=full for the large data sets
 #   make install  to PREFIX (/usr/local); DESTDIR is honoured
@@ -15,6 +16,7 @@ PREFIX ?= /usr/local
 BENCH ?= quick
 FUZZ_SECONDS ?= 60
 ASAN_SUITES ?= unit bats
+TSAN_SUITES ?= unit bats
 
 all:
 	scripts/build build --prefix=$(PREFIX)
@@ -33,6 +35,13 @@ asan:
 	scripts/install-packages build test
 	scripts/build build-asan -Dwerror=true -Db_sanitize=address,undefined
 	scripts/run-tests build-asan $(addprefix --suite ,$(ASAN_SUITES)) --timeout-multiplier 4
+
+# GLib's slices are reused behind locks that the sanitizer does not see.
+tsan:
+	scripts/install-packages build test
+	scripts/build build-tsan -Dwerror=true -Db_sanitize=thread -Dcompletion=false
+	G_SLICE=always-malloc \
+	    scripts/run-tests build-tsan $(addprefix --suite ,$(TSAN_SUITES)) --timeout-multiplier 4
 
 fuzz: build-fuzz
 	scripts/fuzz build-fuzz $(FUZZ_SECONDS)
@@ -53,6 +62,6 @@ install: all
 	meson install -C build --no-rebuild
 
 clean:
-	rm -rf build build-asan build-fuzz
+	rm -rf build build-asan build-tsan build-fuzz
 
-.PHONY: all demo check asan fuzz fuzz-check build-fuzz bench install clean
+.PHONY: all demo check asan tsan fuzz fuzz-check build-fuzz bench install clean
