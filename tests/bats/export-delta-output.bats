@@ -502,6 +502,20 @@ assert_digest() {
     TMPDIR=$PWD/missing run -1 qcow-export-delta -q -c disk.qcow2 monday tuesday - >/dev/null
 }
 
+@test "pipe: clusters that a compressed delta holds in part are spooled as they are" {
+    local offset
+    make_disk
+    for offset in 1M 3M 5M; do
+        guest_write disk.qcow2 $offset 64K C
+    done
+    guest_write disk.qcow2 8M 1M C
+    snapshot disk.qcow2 wednesday
+    qcow-export-delta -q -c -o cluster_size=128k,extended_l2=on disk.qcow2 tuesday wednesday - | cat >delta.qcow2
+    assert_delta delta.qcow2 disk.qcow2 tuesday wednesday
+    assert_delta_holds delta.qcow2 "1M 64K data" "3M 64K data" "5M 64K data" "8M 1M compressed"
+    assert_digest delta.qcow2
+}
+
 @test "pipe: no room for the spool is an error that names it" {
     make_disk
     guest_write_random disk.qcow2 4M 8M 1
