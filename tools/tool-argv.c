@@ -89,6 +89,24 @@ static const GOptionEntry *find_option(const char *word, const GArray *entries)
     return find_long(entries, name);
 }
 
+/* Is the word behind @word, which is @entry, its value? */
+static bool has_value_behind(const char *word, const GOptionEntry *entry)
+{
+    return entry && tool_takes_value(entry) && !strchr(word, '=');
+}
+
+const char *tool_find_flag_with_value(char **words, const GArray *entries)
+{
+    for (unsigned i = 1; words[0] && words[i] && strcmp(words[i], "--") != 0; i++) {
+        const GOptionEntry *entry = find_option(words[i], entries);
+        if (entry && !tool_takes_value(entry) && words[i][1] == '-' && strchr(words[i], '=')) {
+            return words[i];
+        }
+        i += has_value_behind(words[i], entry) && words[i + 1];
+    }
+    return NULL;
+}
+
 ToolOrder tool_find_order(char **words, const GArray *entries)
 {
     bool options_end = false, has_argument = false, has_list = false;
@@ -106,7 +124,7 @@ ToolOrder tool_find_order(char **words, const GArray *entries)
                                                                    : TOOL_ARGUMENTS_FIRST;
             has_list = true;
         }
-        i += entry && tool_takes_value(entry) && !strchr(words[i], '=') && words[i + 1];
+        i += has_value_behind(words[i], entry) && words[i + 1];
     }
     return order;
 }

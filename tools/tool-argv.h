@@ -18,6 +18,15 @@ bool tool_takes_value(const GOptionEntry *entry);
  */
 char **tool_split_letters(char **argv, const GArray *entries);
 
+/**
+ * tool_find_flag_with_value:
+ * @words: as tool_split_letters() returns them
+ *
+ * GOption takes "--delete=no" for "--delete". Returns: the first such word, an option that takes no value with
+ * one; NULL when there is none.
+ */
+const char *tool_find_flag_with_value(char **words, const GArray *entries);
+
 /** Where the arguments stand that belong to no option. */
 typedef enum {
     TOOL_ARGUMENTS_LAST,      /* behind all options that may be given again, or there is no such option */

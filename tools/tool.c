@@ -164,6 +164,17 @@ static void read_shared_options(Tool *tool)
     }
 }
 
+static void refuse_flag_with_value(const Tool *tool, char **words, const GArray *entries)
+{
+    const char *word = tool_find_flag_with_value(words, entries);
+
+    if (word) {
+        const char *value = strchr(word, '=');
+        tool_usage(tool, "%.*s takes no value: give it without '%s', or leave it out", (int)(value - word), word,
+                   value);
+    }
+}
+
 /* What can be answered without an image; ends the process. */
 static void answer_and_exit(Tool *tool)
 {
@@ -215,6 +226,7 @@ void tool_start(Tool *tool, const ToolCommand *command, int argc, char **argv)
         G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &tool->arguments, NULL, NULL,
     };
     g_auto(GStrv) words = argc > 0 ? tool_split_letters(argv, entries) : g_new0(char *, 1);
+    refuse_flag_with_value(tool, words, entries);
     tool->order = tool_find_order(words, entries);
     g_array_append_val(entries, remaining);
     g_option_context_set_help_enabled(context, FALSE);

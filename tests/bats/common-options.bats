@@ -116,6 +116,41 @@ complete_words() {
     done
 }
 
+# flags COMMAND: print the options of its help that take no value
+flags() {
+    "$1" --help | sed -n '/^Exit status/q; s/^  \(-., \|    \)\(--[a-z0-9-]*\)\( .*\)\?$/\2/p'
+}
+
+@test "options: a flag takes no value: --delete=no is wrong usage, not --delete" {
+    local command flag wrong
+    for command in "$QCOW_BUILD"/tools/qcow "$QCOW_BUILD"/tools/qcow-*; do
+        [[ -f $command && -x $command ]] || continue
+        command=${command##*/} wrong=2
+        [[ $command != qcow-check && $command != qcow-compare ]] || wrong=1
+        flags "$command" >found
+        grep -qx -- --help found
+        while read -r flag; do
+            run "-$wrong" --separate-stderr "$command" "$flag=no" a b
+            [[ -z $output ]]
+            [[ ${stderr_lines[0]} == "$command: $flag takes no value: give it without '=no', or leave it out" ]]
+            [[ ${stderr_lines[1]} == "Try '$command --help' for more information." ]]
+            [[ ${#stderr_lines[@]} == 2 ]]
+            run "-$wrong" "$command" "$flag=" a b
+        done <found
+    done
+    flags qcow-commit >found
+    grep -qx -- --delete found
+    grep -qx -- --dry-run found
+}
+
+@test "options: what looks like a flag with a value may be a value or an argument" {
+    make_image ./--quiet=no 1M
+    run -0 qcow-info --output=json -- --quiet=no
+    run -0 qcow-info --format qcow2 -- --quiet=no
+    run -0 qcow-info --trace --quiet=no --output=json -- --quiet=no
+    run -2 qcow-info -U=no -- --quiet=no
+}
+
 @test "options: values stand behind letters with and without a blank, as getopt takes them" {
     make_image a.qcow2 1M
     for arguments in '-f raw' -fraw --format=raw '--format raw' -Ufraw '-Uf raw'; do
