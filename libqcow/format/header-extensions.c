@@ -9,7 +9,6 @@
 
 /* An entry of the feature name table: type of the feature, bit, name padded with zeros. */
 #define FEATURE_ENTRY_LEN 48u
-#define FEATURE_NAME_LEN 46u
 #define FEATURE_INCOMPATIBLE 0
 #define FEATURE_COMPATIBLE 1
 #define FEATURE_AUTOCLEAR 2
@@ -193,7 +192,7 @@ static uint64_t name_bits(GString *names, const uint8_t *table, size_t len_bytes
         const char *name = (const char *) table + 2;
 
         if (name[0] != '\0' && table[0] == FEATURE_INCOMPATIBLE && table[1] < 64 && (mask & BIT(table[1]))) {
-            g_autofree char *shown = qcow2_escape_name(name, (gssize) strnlen(name, FEATURE_NAME_LEN));
+            g_autofree char *shown = qcow2_escape_name(name, (gssize) strnlen(name, QCOW2_FEATURE_NAME_MAX));
             g_string_append_printf(names, "%s%s", names->len ? ", " : "", shown);
             mask &= ~BIT(table[1]);
         }
@@ -283,7 +282,7 @@ void qcow2_header_set_feature_names(Qcow2Header *header)
     for (size_t i = 0; i < G_N_ELEMENTS(feature_names); i++) {
         table[i][0] = feature_names[i].type;
         table[i][1] = feature_names[i].bit;
-        g_strlcpy((char *) table[i] + 2, feature_names[i].name, FEATURE_NAME_LEN);
+        g_strlcpy((char *) table[i] + 2, feature_names[i].name, QCOW2_FEATURE_NAME_MAX);
     }
     qcow2_header_set_ext(header, QCOW2_EXT_FEATURE_NAMES, table, sizeof(table));
 }
@@ -298,7 +297,7 @@ void qcow2_header_name_feature(Qcow2Header *header, uint64_t mask, const char *n
 
     /* First, so that it stays where a long table has to be cut. */
     if (name) {
-        g_strlcpy((char *)entry + 2, name, FEATURE_NAME_LEN);
+        memcpy(entry + 2, name, strnlen(name, QCOW2_FEATURE_NAME_MAX));
         g_byte_array_append(table, entry, sizeof(entry));
     }
     for (gsize i = 0; i + FEATURE_ENTRY_LEN <= len; i += FEATURE_ENTRY_LEN) {

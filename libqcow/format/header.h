@@ -129,12 +129,12 @@ void qcow2_header_set_ext(Qcow2Header *header, uint32_t type, const void *data, 
 /** qcow2_header_set_feature_names: adds the table that tells other readers what features are called. */
 void qcow2_header_set_feature_names(Qcow2Header *header);
 
-#define QCOW2_FEATURE_NAME_MAX 45u
+#define QCOW2_FEATURE_NAME_MAX 46u     /* bytes; a name of this length has no zero byte behind it */
 
 /**
  * qcow2_header_name_feature: what other readers call an incompatible feature.
  * @mask: its one bit
- * @name: NULL takes it out of the table
+ * @name: NULL takes it out of the table; of at most QCOW2_FEATURE_NAME_MAX bytes, what is longer is cut
  */
 void qcow2_header_name_feature(Qcow2Header *header, uint64_t mask, const char *name);
 

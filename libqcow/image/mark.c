@@ -36,14 +36,26 @@ static bool switch_header(Marking *marking, Qcow2Header *header, GError **error)
         && qcow2_image_publish_header(marking->file, marking->cluster, error);
 }
 
+/* Bytes of @name, which has more than @max, that end with a whole character where it is UTF-8. */
+static size_t whole_characters(const char *name, size_t max)
+{
+    for (size_t len = max; len > 0 && max - len < 4; len--) {
+        bool begins_character = ((uint8_t)name[len] & 0xc0) != 0x80;
+        if (begins_character) {
+            return len;
+        }
+    }
+    return max;
+}
+
 void qcow2_header_mark_merged(Qcow2Header *header, const char *base)
 {
-    g_autofree char *name = g_strdup_printf("merged into %s by qcow-commit", base);
+    const size_t room = QCOW2_FEATURE_NAME_MAX - strlen("merged into  by qcow-commit");
+    bool fits = strlen(base) <= room;
+    size_t len = fits ? strlen(base) : whole_characters(base, room - strlen("..."));
+    g_autofree char *name =
+        g_strdup_printf("merged into %.*s%s by qcow-commit", (int)len, base, fits ? "" : "...");
 
-    if (strlen(name) > QCOW2_FEATURE_NAME_MAX) {
-        g_free(name);
-        name = g_strdup_printf("merged into %.*s... by qcow-commit", 16, base);
-    }
     header->incompatible |= QCOW2_INCOMPAT_MERGED;
     qcow2_header_name_feature(header, QCOW2_INCOMPAT_MERGED, name);
 }

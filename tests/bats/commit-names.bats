@@ -205,3 +205,26 @@ over() {
     assert_image_unchanged one/low.qcow2 two/base.qcow2 two/low.qcow2
     qcow-commit -q -b two/low.qcow2 one/top.qcow2
 }
+
+# mark_of BASE: commit into BASE over a layer between, and print what QEMU says about that one
+mark_of() {
+    rm -f mid.qcow2 top.qcow2
+    make_image "$1" 1M
+    make_image mid.qcow2 1M -b "$1" -F qcow2
+    make_image top.qcow2 1M -b mid.qcow2 -F qcow2
+    qcow-commit -q -b "$1" top.qcow2
+    qemu-img info mid.qcow2 2>&1 | sed 's/.*feature(s): //'
+}
+
+@test "commit: the mark names the base: whole where it fits, else cut at a whole character" {
+    [[ $(mark_of nineteen-byte.qcow2) == "merged into nineteen-byte.qcow2 by qcow-commit" ]]
+    [[ $(mark_of twenty-bytes--.qcow2) == "merged into twenty-bytes--.q... by qcow-commit" ]]
+    [[ $(mark_of production-base-2026.qcow2) == "merged into production-base-... by qcow-commit" ]]
+    [[ $(mark_of fünfzehn-bytesü.qcow2) == "merged into fünfzehn-bytes... by qcow-commit" ]]
+    [[ $(mark_of fourteen-bytes€.qcow2) == "merged into fourteen-bytes... by qcow-commit" ]]
+    [[ $(mark_of thirteen-byte😀.qcow2) == "merged into thirteen-byte... by qcow-commit" ]]
+    run -1 qcow-info mid.qcow2
+    assert_output_has "merged into thirteen-byte... by qcow-commit"
+    qcow-amend --unmark mid.qcow2
+    assert_clean mid.qcow2
+}
