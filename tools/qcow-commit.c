@@ -84,11 +84,11 @@ static const ToolCommand command = {
     .usage_status = 2,
 };
 
-static void print_names(const char *format, char *const *names)
+static void print_names(FILE *stream, const char *format, char *const *names)
 {
     for (guint i = 0; names && names[i]; i++) {
         g_autofree char *shown = qcow2_escape_name(names[i], -1);
-        printf(format, shown);
+        fprintf(stream, format, shown);
     }
 }
 
@@ -97,8 +97,7 @@ static void add_names(GVariantBuilder *object, const char *key, char *const *nam
     GVariantBuilder array = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE("av"));
 
     for (guint i = 0; names && names[i]; i++) {
-        g_autofree char *shown = qcow2_escape_name(names[i], -1);
-        g_variant_builder_add(&array, "v", g_variant_new_string(shown));
+        g_variant_builder_add(&array, "v", tool_json_name(names[i]));
     }
     tool_json_add(object, key, g_variant_builder_end(&array));
 }
@@ -119,12 +118,12 @@ static bool print_json(const Tool *tool, const Qcow2CommitResult *result, double
     return tool_print_json(tool, g_variant_builder_end(&object));
 }
 
-static void print_all_names(const Qcow2CommitResult *result)
+static void print_all_names(FILE *stream, const Qcow2CommitResult *result)
 {
-    print_names("Not valid by itself any more: %s\n", result->invalid);
-    print_names("Could not be marked as such: %s\n", result->unmarked);
-    print_names("Deleted: %s\n", result->deleted);
-    print_names("Not deleted: %s\n", result->not_deleted);
+    print_names(stream, "Not valid by itself any more: %s\n", result->invalid);
+    print_names(stream, "Could not be marked as such: %s\n", result->unmarked);
+    print_names(stream, "Deleted: %s\n", result->deleted);
+    print_names(stream, "Not deleted: %s\n", result->not_deleted);
 }
 
 static bool print_result(const Tool *tool, const Qcow2CommitResult *result, double seconds)
@@ -134,7 +133,7 @@ static bool print_result(const Tool *tool, const Qcow2CommitResult *result, doub
     }
     if (!tool->quiet) {
         printf("Image committed.\n");
-        print_all_names(result);
+        print_all_names(stdout, result);
     }
     return true;
 }
@@ -142,8 +141,8 @@ static bool print_result(const Tool *tool, const Qcow2CommitResult *result, doub
 /* What an interrupted commit had left may have been finished, and nothing else tells these names again. */
 static void print_finished(const Tool *tool, const Qcow2CommitResult *result)
 {
-    if (!tool->json && !tool->quiet) {
-        print_all_names(result);
+    if (!tool->quiet) {
+        print_all_names(tool->json ? stderr : stdout, result);
     }
 }
 

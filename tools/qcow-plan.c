@@ -73,14 +73,27 @@ static char *shown_name(Qcow2Chain *chain, unsigned index)
     return qcow2_escape_name(name, -1);
 }
 
+/* A word that a shell reads as bytes that cannot be printed: its escapes are ours, but for the quote's. */
+static char *quote_bytes(const char *name)
+{
+    g_autofree char *escaped = qcow2_escape_name(name, -1);
+    g_auto(GStrv) parts = g_strsplit(escaped, "'", -1);
+    g_autofree char *text = g_strjoinv("\\'", parts);
+
+    return g_strdup_printf("$'%s'", text);
+}
+
 /* A word for a shell, as it is where a shell sees nothing special in it. */
 static char *shell_word(Qcow2Chain *chain, unsigned index)
 {
     static const char plain[] = G_CSET_a_2_z G_CSET_A_2_Z G_CSET_DIGITS "./_-+:@%,=";
-    g_autofree char *name = shown_name(chain, index);
+    g_autofree char *name = layer_name(chain, index);
+    g_autofree char *printable = tool_escape_message(name);
     bool is_plain = *name && *name != '-' && !name[strspn(name, plain)];
 
-    return is_plain ? g_steal_pointer(&name) : g_shell_quote(name);
+    return is_plain                     ? g_steal_pointer(&name)
+         : strcmp(name, printable) == 0 ? g_shell_quote(name)
+                                        : quote_bytes(name);
 }
 
 static char *command_of(Qcow2Chain *chain, const Qcow2PlanStep *step)
@@ -192,9 +205,9 @@ static GVariant *names_array(Qcow2Chain *chain, const Qcow2PlanWay *way, bool in
     GVariantBuilder array = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE("av"));
 
     for (unsigned i = 0; i < qcow2_chain_n_layers(chain); i++) {
-        g_autofree char *name = shown_name(chain, i);
+        g_autofree char *name = layer_name(chain, i);
         if (is_invalid(way, i) == invalid) {
-            g_variant_builder_add(&array, "v", g_variant_new_string(name));
+            g_variant_builder_add(&array, "v", tool_json_name(name));
         }
     }
     return g_variant_builder_end(&array);
@@ -236,8 +249,8 @@ static bool print_json(const Tool *tool, Qcow2Chain *chain, const Qcow2Plan *pla
     GVariantBuilder groups = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE("av"));
 
     for (unsigned i = 0; i < qcow2_chain_n_layers(chain); i++) {
-        g_autofree char *name = shown_name(chain, i);
-        g_variant_builder_add(&layers, "v", g_variant_new_string(name));
+        g_autofree char *name = layer_name(chain, i);
+        g_variant_builder_add(&layers, "v", tool_json_name(name));
     }
     for (unsigned i = 0; i < plan->n_groups; i++) {
         g_variant_builder_add(&groups, "v", group_object(chain, &plan->groups[i]));

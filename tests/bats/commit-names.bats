@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck disable=SC2154  # bats and the helpers set output, stderr, status, lines, daemon_pid
-# Which names of backing files a commit understands, and which it records.
+# Which names of backing files a commit understands, which it records, and how they are told.
 
 load helpers
 load merging
@@ -227,4 +227,31 @@ mark_of() {
     assert_output_has "merged into thirteen-byte... by qcow-commit"
     qcow-amend --unmark mid.qcow2
     assert_clean mid.qcow2
+}
+
+# names_in JSON FILTER NAME: is NAME what FILTER finds? JSON has no bytes that are not UTF-8
+names_in() {
+    ! iconv -f UTF-8 -t UTF-8 <<<"$3" >/dev/null 2>&1 || jq -e --arg name "$3" "$2" "$1" >/dev/null
+}
+
+@test "plan, commit: names in JSON are those of the files, and a planned command runs, whatever they hold" {
+    local name
+    for name in 'm\d.qcow2' $'a\ttab.qcow2' $'it\'s\n1.qcow2' 'größe.qcow2' $'caf\xe9 \\ it\'s.qcow2'; do
+        rm -f ./*.qcow2
+        CHAIN_SIZE=4M make_chain base.qcow2
+        make_image "$name" 4M -b base.qcow2 -F qcow2
+        make_image top.qcow2 4M
+        qcow-rebase -q -u -F qcow2 -b "$name" top.qcow2
+        guest_write base.qcow2 0 2M B
+        guest_write "$name" 0 1M A
+        qcow-plan --output=json --drop '[1]' top.qcow2 >plan.json
+        names_in plan.json '.chain[1] == $name' "$name"
+        names_in plan.json '.groups[0].ways | any(.invalid == [$name])' "$name"
+        eval "$(jq -r '.groups[0].ways[].steps[0] | select(.operation == "commit").command' plan.json)"
+        assert_guest "$name" 0 1M A
+        guest_write top.qcow2 512K 1M C
+        qcow-commit --output=json -b base.qcow2 top.qcow2 >done.json
+        names_in done.json '.invalid == [$name]' "$name"
+        assert_guest base.qcow2 512K 1M C
+    done
 }
