@@ -7,8 +7,7 @@
 #include "io/trial.h"
 #include "util/error.h"
 
-#define SECTOR     QCOW2_HEADER_SECTOR
-#define MAX_OFFSET BIT(56)
+#define SECTOR QCOW2_HEADER_SECTOR
 
 /* Looking through more than these for free clusters costs more than the file grows without. */
 #define BLOCKS_LOOKED_AT 32u
@@ -157,12 +156,22 @@ Qcow2CountsCache *qcow2_batch_counts(Qcow2Batch *batch)
     return batch->counts;
 }
 
+static bool fail_limit(const Qcow2Batch *batch, uint64_t end_cluster, GError **error)
+{
+    if (qcow2_io_can_grow(batch->image->file)) {
+        return qcow2_fail(error, QCOW2_ERROR_NO_SPACE, "the image would grow past 2^56 bytes");
+    }
+    return qcow2_fail(error, QCOW2_ERROR_NO_SPACE,
+                      "0x%" PRIx64 " bytes are needed, and it has 0x%" PRIx64,
+                      end_cluster << batch->header.layout.cluster_bits, batch->old_len);
+}
+
 uint64_t qcow2_batch_take(Qcow2Batch *batch, uint64_t n_clusters, GError **error)
 {
     Run run = { qcow2_free_space_take(batch->space, n_clusters), n_clusters };
 
-    if ((run.first + n_clusters) << batch->header.layout.cluster_bits > MAX_OFFSET) {
-        qcow2_fail(error, QCOW2_ERROR_NO_SPACE, "the image would grow past 2^56 bytes");
+    if (run.first + n_clusters > qcow2_free_space_limit(batch->space)) {
+        fail_limit(batch, run.first + n_clusters, error);
         return 0;
     }
     g_array_append_val(batch->uncounted, run);
@@ -342,7 +351,8 @@ static bool write_everything(Qcow2Batch *batch, GError **error)
         return false;
     }
     /* The last cluster whole, so that a later write to it cannot fail for want of a longer file. */
-    return (size >= end || qcow2_io_truncate(batch->image->file, end, error))
+    return (size >= end || !qcow2_io_can_grow(batch->image->file)
+            || qcow2_io_truncate(batch->image->file, end, error))
         && qcow2_io_flush(batch->image->file, error);
 }
 

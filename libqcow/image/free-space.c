@@ -3,13 +3,15 @@
 
 #include "util/error.h"
 
+#define MAX_OFFSET BIT(56)
+
 typedef struct FreeRun {
     uint64_t first, n;
 } FreeRun;
 
 struct Qcow2FreeSpace {
     GArray *runs;             /* FreeRun, in host order */
-    uint64_t end;
+    uint64_t end, limit;
 };
 
 static void push_free(GArray *runs, uint64_t cluster)
@@ -71,15 +73,19 @@ Qcow2FreeSpace *qcow2_free_space_new(Qcow2Image *image, Qcow2CountsCache *counts
     if (!qcow2_io_get_size(image->file, &size, error)) {
         return NULL;
     }
-    space->end = qcow2_div_round_up(size, layout->cluster_size);
     /* Blocks past the end of the file may count preallocated clusters: these are always looked at. */
-    uint64_t last_in_file = qcow2_align_down(space->end, per_block);
     uint64_t wanted = counts_end - MIN(counts_end, (uint64_t)n_blocks * per_block);
-    if (!scan(space, counts, MIN(wanted, last_in_file), counts_end, error)) {
-        return NULL;
+    if (qcow2_io_can_grow(image->file)) {
+        space->limit = MAX_OFFSET >> layout->cluster_bits;
+        space->end = qcow2_div_round_up(size, layout->cluster_size);
+        wanted = MIN(wanted, qcow2_align_down(space->end, per_block));
+    } else {
+        /* Its size says nothing about what is in use. A last part of a cluster can be in use, and not taken. */
+        space->limit = size >> layout->cluster_bits;
+        wanted = 0;
     }
-    if (n_blocks == 0) {
-        g_array_set_size(space->runs, 0);
+    if (!scan(space, counts, wanted, counts_end, error)) {
+        return NULL;
     }
     /* The last run may reach past the end: what is there is taken from the end instead. */
     qcow2_free_space_keep_below(space, space->end);
@@ -155,6 +161,11 @@ bool qcow2_free_space_has(const Qcow2FreeSpace *space, uint64_t cluster)
 uint64_t qcow2_free_space_end(const Qcow2FreeSpace *space)
 {
     return space->end;
+}
+
+uint64_t qcow2_free_space_limit(const Qcow2FreeSpace *space)
+{
+    return space->limit;
 }
 
 bool qcow2_free_space_take_at(Qcow2FreeSpace *space, uint64_t first, uint64_t n)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Free host clusters of an image: runs near its end that no count claims, then what is past the end. */
+/*
+ * Free host clusters of an image: runs near its end that no count claims, then what is past the end. A place
+ * that cannot grow has its end where the last cluster in use ends, and a limit: what fits into it whole.
+ */
 #ifndef QCOW2_IMAGE_FREE_SPACE_H
 #define QCOW2_IMAGE_FREE_SPACE_H
 
@@ -9,7 +12,7 @@ typedef struct Qcow2FreeSpace Qcow2FreeSpace;
 
 /**
  * qcow2_free_space_new:
- * @n_blocks: how many refcount blocks, counted from the end, are looked at; 0: only what is past the end
+ * @n_blocks: how many refcount blocks, counted from the end, are looked at; all of a place that cannot grow
  *
  * What is freed later is not offered: it may still be reachable until the header is written.
  */
@@ -36,5 +39,8 @@ bool qcow2_free_space_has(const Qcow2FreeSpace *space, uint64_t cluster);
 
 /** qcow2_free_space_end: one more than the last cluster in use or taken. */
 uint64_t qcow2_free_space_end(const Qcow2FreeSpace *space);
+
+/** qcow2_free_space_limit: one more than the last cluster that there can be; more than that can be taken. */
+uint64_t qcow2_free_space_limit(const Qcow2FreeSpace *space);
 
 #endif

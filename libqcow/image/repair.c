@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "image/repair.h"
 
-#include <string.h>
-
 #include "format/header-switch.h"
 #include "format/refcount.h"
 #include "image/repair-job.h"
@@ -456,13 +454,12 @@ bool qcow2_image_repair(Qcow2Image *image, Qcow2Repair what, Qcow2FindingFunc fu
                         Qcow2CheckResult *ret, Qcow2Progress *progress, GError **error)
 {
     Tally tally = { .func = func, .data = data };
-    const char *protocol = image->file->ops->protocol;
     Qcow2RepairJob job = {
         .image = image,
         .file = image->file,
         .what = what,
         .unhealthy = g_array_new(FALSE, FALSE, sizeof(Qcow2TableRef)),
-        .can_grow = strcmp(protocol, "host_device") != 0 && strcmp(protocol, "nbd") != 0,
+        .can_grow = qcow2_io_can_grow(image->file),
         .func = count_finding,
         .data = &tally,
         .progress = progress,

@@ -142,7 +142,9 @@ bool qcow2_image_check_tables(Qcow2Image *image, const Qcow2FreeSpace *space, GE
 
     for (uint64_t i = 0; l1 && i < view.l1_entries; i++) {
         uint64_t offset = GUINT64_FROM_BE(l1[i]) & L1E_OFFSET;
-        if (offset != 0 && qcow2_free_space_has(space, offset >> image->header.layout.cluster_bits)) {
+        uint64_t cluster = offset >> image->header.layout.cluster_bits;
+        if (offset != 0
+            && (qcow2_free_space_has(space, cluster) || cluster >= qcow2_free_space_end(space))) {
             return qcow2_corrupt(error,
                                  "L1 table: entry %" PRIu64 " names the L2 table at 0x%" PRIx64
                                  ", whose refcount is 0; run qcow-check -r all", i, offset);

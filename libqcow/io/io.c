@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "io/io.h"
 
+#include <string.h>
+
 #include "util/bits.h"
 #include "util/error.h"
 
@@ -248,6 +250,11 @@ bool qcow2_io_get_actual_size(Qcow2Io *io, uint64_t *ret_bytes)
 {
     *ret_bytes = 0;
     return io->ops->get_actual_size && io->ops->get_actual_size(io, ret_bytes);
+}
+
+bool qcow2_io_can_grow(const Qcow2Io *io)
+{
+    return strcmp(io->ops->protocol, "host_device") != 0 && strcmp(io->ops->protocol, "nbd") != 0;
 }
 
 int qcow2_io_get_fd(Qcow2Io *io)

@@ -136,6 +136,9 @@ Qcow2Io *qcow2_io_reopen(Qcow2Io *io, GError **error);
 /** qcow2_io_get_actual_size: bytes allocated on the host; false when not known. */
 bool qcow2_io_get_actual_size(Qcow2Io *io, uint64_t *ret_bytes);
 
+/** qcow2_io_can_grow: false for a block device or an NBD export, which have the size that they have. */
+bool qcow2_io_can_grow(const Qcow2Io *io);
+
 /** qcow2_io_get_fd: the descriptor of a file, or -1. */
 int qcow2_io_get_fd(Qcow2Io *io);
 

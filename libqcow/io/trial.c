@@ -62,9 +62,7 @@ static void count_needed(TrialIo *trial, uint64_t offset, uint64_t len_bytes)
 /* A device or an export does not get longer. */
 static bool grow(TrialIo *trial, uint64_t end, GError **error)
 {
-    const char *protocol = trial->stack.ops.protocol;
-
-    if (end > trial->old_size && strcmp(protocol, "file") != 0 && strcmp(protocol, "memory") != 0) {
+    if (end > trial->old_size && !qcow2_io_can_grow(trial->stack.below)) {
         return qcow2_fail(error, QCOW2_ERROR_NO_SPACE,
                           "0x%" PRIx64 " bytes are needed, and it has 0x%" PRIx64, end, trial->old_size);
     }

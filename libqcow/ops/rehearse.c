@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "ops/rehearse.h"
 
-#include <string.h>
-
 #include "io/trial.h"
 
 bool qcow2_check_room(Qcow2NeedFunc func, void *data, GError **error)
@@ -42,17 +40,16 @@ static uint64_t need_tables(const Qcow2Image *image, uint64_t size, uint64_t n_s
 /* A device or an export does not get longer. */
 static bool check_end(Qcow2Room *room, Qcow2Image *image, uint64_t needed, GError **error)
 {
-    const char *protocol = image->file->ops->protocol;
     uint64_t size;
 
-    if (image->kind == QCOW2_IMAGE_RAW || strcmp(protocol, "file") == 0 || strcmp(protocol, "memory") == 0
-        || qcow2_io_is_trial(image->file)) {
+    if (image->kind == QCOW2_IMAGE_RAW || qcow2_io_can_grow(image->file) || qcow2_io_is_trial(image->file)) {
         return true;
     }
     g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
     if (!batch || !qcow2_io_get_size(image->file, &size, error)) {
         return false;
     }
+    size = qcow2_align_down(size, image->header.layout.cluster_size);
     if (needed > size - MIN(size, qcow2_batch_end(batch))) {
         qcow2_room_doubt(room);
     }

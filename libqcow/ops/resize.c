@@ -85,8 +85,7 @@ static bool check_raw(const Resizing *self, GError **error)
     if (layer->place->raw_size != UINT64_MAX) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "Cannot resize fixed-size raw disks");
     }
-    if (strcmp(self->image->file->ops->protocol, "file") != 0
-        && strcmp(self->image->file->ops->protocol, "memory") != 0) {
+    if (!qcow2_io_can_grow(self->image->file)) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                           "a block device or NBD export has the size that it has");
     }

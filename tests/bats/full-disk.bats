@@ -222,3 +222,57 @@ assert_too_small() {
     qcow-copy -q -n -O raw source.raw small/target
     cmp source.raw small/target
 }
+
+# ---- Places that cannot grow ---------------------------------------------------------------------------
+
+# Changes of a qcow2 image at @1, which is device.img: 24 MiB and a piece of a cluster.
+fill_fixed() {
+    qemu-img create -q -f qcow2 -o cluster_size=4k "$1" 18M
+    qcow-copy -q -n -O qcow2 source.raw "$1"
+    assert_same_content source.raw device.img
+    qcow-snapshot -c one "$1"
+    qcow-bitmap --add "$1" bits
+    qcow-resize -q "$1" 19M
+    assert_clean device.img
+    assert_guest_zero device.img 18M 1M
+    run -1 qcow-copy -q -n -O qcow2 other.raw "$1"
+    assert_output_has "bytes are needed, and it has 0x1800a00; " "make room and run the same command again"
+    assert_clean device.img
+    qcow-snapshot -d one "$1"
+    assert_clean device.img
+}
+
+@test "fixed places: the end of one is no multiple of the cluster size, and far past what counts cover" {
+    require nbdkit
+    head -c 18M /dev/urandom >source.raw
+    head -c 19M /dev/urandom >other.raw
+    head -c $((0x1800a00)) /dev/urandom >device.img
+    start_nbdkit place.sock file device.img
+    fill_fixed 'nbd+unix:///?socket=place.sock'
+    stop_daemon "$daemon_pid"
+    loop_device device.img
+    fill_fixed "$device"
+}
+
+@test "fixed places: a last cluster that is cut short can be in use; in a file it becomes whole" {
+    local image
+    make_image s.qcow2 4M -o cluster_size=4k
+    guest_write s.qcow2 0 1M A
+    guest_write s.qcow2 2M 2K B
+    truncate -s -2K s.qcow2
+    guest_discard s.qcow2 0 512K
+    cp s.qcow2 device.img
+    (($(stat -c %s device.img) % 4096 == 2048)) || fail "$(stat -c %s device.img) bytes"
+    loop_device device.img
+    qcow-snapshot -c one "$device"
+    qcow-bitmap --add "$device" bits
+    qcow-snapshot -c one s.qcow2
+    qcow-bitmap --add s.qcow2 bits
+    for image in device.img s.qcow2; do
+        assert_clean "$image"
+        assert_guest "$image" 512K 512K A
+        assert_guest "$image" 2M 2K B
+        assert_guest_zero "$image" $(((2 << 20) + 2048)) 2K
+    done
+    (($(stat -c %s s.qcow2) % 4096 == 0)) || fail "$(stat -c %s s.qcow2) bytes"
+}
