@@ -649,6 +649,7 @@ typedef struct Qcow2TrimResult {
     uint64_t bytes_punched;         /* by shrink: free space inside the file */
     uint64_t bytes_freed;           /* of clusters that nothing uses any more, those of a data file too */
     uint64_t file_size_before, file_size;
+    uint64_t bytes;                 /* guest bytes of the clusters */
 } Qcow2TrimResult;
 
 /**
@@ -756,6 +757,10 @@ typedef struct Qcow2CopyResult {
     uint64_t bytes_copied, bytes_cloned, bytes_passed_through;
     uint64_t bytes_resumed;         /* guest bytes that an interrupted run had done */
     uint64_t bytes_salvaged;        /* guest bytes that could not be read */
+    uint64_t bytes;                 /* guest bytes, as data or as zeros, without those of an interrupted run;
+                                       of a chain: bytes of its files */
+    uint64_t clusters;              /* that got a new entry in the target; 0 when it has none: raw, or a file as
+                                       it is */
 } Qcow2CopyResult;
 
 /**

@@ -162,6 +162,20 @@ static void print_verdict(const Comparison *self, const Qcow2CompareResult *resu
     }
 }
 
+/* Clusters in which the disk would be kept by the image that has the smaller ones; 0 when both are raw. */
+static uint64_t count_clusters(const Comparison *self, uint64_t bytes)
+{
+    uint64_t size = 0;
+
+    for (unsigned side = 0; side < 2; side++) {
+        Qcow2ImageInfo info;
+        if (qcow2_chain_get_info(self->chains[side], 0, &info, NULL) && info.cluster_size > 0) {
+            size = size ? MIN(size, info.cluster_size) : info.cluster_size;
+        }
+    }
+    return size ? bytes / size + (bytes % size != 0) : 0;
+}
+
 static bool print_json(const Comparison *self, const Qcow2CompareResult *result, double seconds)
 {
     static const char *const verdicts[] = {
@@ -179,6 +193,7 @@ static bool print_json(const Comparison *self, const Qcow2CompareResult *result,
     }
     tool_json_add_bool(&object, "sizes-differ", result->sizes_differ);
     tool_json_add_uint(&object, "bytes", bytes);
+    tool_json_add_uint(&object, "clusters", count_clusters(self, bytes));
     tool_json_add_uint(&object, "bytes-read", result->bytes_read);
     tool_json_add(&object, "seconds", g_variant_new_double(seconds));
     return tool_print_json(self->tool, g_variant_builder_end(&object));

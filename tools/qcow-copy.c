@@ -206,6 +206,8 @@ static bool print_json(const Tool *tool, const char *target, const Qcow2CopyResu
     tool_json_add_string(&object, "output", target);
     tool_json_add_uint(&object, "virtual-size", result->virtual_size);
     tool_json_add_uint(&object, "output-size", result->output_size);
+    tool_json_add_uint(&object, "bytes", result->bytes);
+    tool_json_add_uint(&object, "clusters", result->clusters);
     tool_json_add_uint(&object, "bytes-copied", result->bytes_copied);
     tool_json_add_uint(&object, "bytes-cloned", result->bytes_cloned);
     tool_json_add_uint(&object, "bytes-passed-through", result->bytes_passed_through);

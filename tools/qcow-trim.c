@@ -70,6 +70,7 @@ static bool print_result(const Tool *tool, const Qcow2TrimResult *result, double
                result->clusters, after, before, seconds);
         return true;
     }
+    tool_json_add_uint(&object, "bytes", result->bytes);
     tool_json_add_uint(&object, "clusters", result->clusters);
     tool_json_add_uint(&object, "clusters-moved", result->clusters_moved);
     tool_json_add_uint(&object, "bytes-punched", result->bytes_punched);

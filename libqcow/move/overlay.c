@@ -520,6 +520,10 @@ bool qcow2_overlay_restore(Qcow2Overlay *overlay, Qcow2Io *io, const Qcow2NewIma
     if (!qcow2_new_image_restore(overlay->image, io, position, n_clusters, ret_fits, error)) {
         return false;
     }
-    qcow2_progress_expect(overlay->progress, *ret_fits ? 0 : overlay->done_bytes);
+    if (*ret_fits) {
+        overlay->stats.bytes -= overlay->done_bytes;
+    } else {
+        qcow2_progress_expect(overlay->progress, overlay->done_bytes);
+    }
     return true;
 }

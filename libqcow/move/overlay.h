@@ -35,7 +35,7 @@ typedef struct Qcow2OverlayOptions {
 } Qcow2OverlayOptions;
 
 typedef struct Qcow2OverlayStats {
-    uint64_t bytes;           /* guest bytes mapped */
+    uint64_t bytes;           /* guest bytes, as data or as zeros, without those of an interrupted copy */
     uint64_t data_clusters, zero_clusters, compressed_clusters;
     uint64_t bytes_passed_through;
     Qcow2MoverStats moved;

@@ -175,6 +175,7 @@ static bool copy_file(ChainCopy *self, ChainFile *file, Qcow2Output *output, GEr
     if (!qcow2_copy_bytes(&file->copy, io, error) || !qcow2_io_truncate(io, file->len_bytes, error)) {
         return false;
     }
+    self->result.bytes += file->copy.result.bytes;
     self->result.bytes_copied += file->copy.result.bytes_copied;
     self->result.bytes_cloned += file->copy.result.bytes_cloned;
     self->result.output_size += file->len_bytes;

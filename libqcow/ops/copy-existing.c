@@ -177,8 +177,11 @@ static bool fill_batch(const Change *self, Qcow2Batch *batch, Qcow2Progress *pro
                               error)) {
         return false;
     }
-    copy->result.bytes_copied = result.stats.moved.bytes_copied;
-    copy->result.bytes_cloned = result.stats.moved.bytes_cloned;
+    const Qcow2InPlaceStats *stats = &result.stats;
+    copy->result.bytes = stats->bytes;
+    copy->result.clusters = stats->data_clusters + stats->zero_clusters + stats->compressed_clusters;
+    copy->result.bytes_copied = stats->moved.bytes_copied;
+    copy->result.bytes_cloned = stats->moved.bytes_cloned;
     return qcow2_batch_mark_bitmaps(batch, self->image, self->recorded, error)
         && qcow2_copy_bitmaps(copy, batch, self->image, error);
 }

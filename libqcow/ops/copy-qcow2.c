@@ -165,6 +165,8 @@ static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, const Co
     }
     copy->result.bytes_resumed = fill.resumed_bytes;
     Qcow2OverlayStats stats = qcow2_overlay_get_stats(overlay);
+    copy->result.bytes = stats.bytes;
+    copy->result.clusters = stats.data_clusters + stats.zero_clusters + stats.compressed_clusters;
     copy->result.bytes_copied = stats.moved.bytes_copied;
     copy->result.bytes_cloned = stats.moved.bytes_cloned;
     copy->result.bytes_passed_through = stats.bytes_passed_through;

@@ -79,7 +79,7 @@ static bool walk(RawCopy *raw, GError **error)
 }
 
 /* All of it, but for what an interrupted copy has done. */
-static bool expect(const Qcow2Copy *copy, GError **error)
+static bool expect(Qcow2Copy *copy, GError **error)
 {
     const GArray *extents = NULL;
     uint64_t start = copy->resume.guest_end, n_bytes = 0;
@@ -96,6 +96,7 @@ static bool expect(const Qcow2Copy *copy, GError **error)
         }
     } while (extents);
     qcow2_choice_rewind(copy->choice);
+    copy->result.bytes = n_bytes;
     qcow2_progress_expect(copy->progress, n_bytes);
     return true;
 }

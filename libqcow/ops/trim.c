@@ -166,6 +166,7 @@ static bool change_entries(Trim *self, Qcow2RewrittenTable *table, const GArray 
             }
         }
         self->result.clusters += end - first;
+        self->result.bytes += range->end - range->start;
         *ret_changed = true;
     }
     return true;
@@ -297,7 +298,7 @@ static bool commit_gain(Trim *self, GError **error)
         return false;
     }
     if (used > self->used_before) {
-        self->result.clusters = self->n_empty_tables = self->n_in_data_file = 0;
+        self->result.clusters = self->result.bytes = self->n_empty_tables = self->n_in_data_file = 0;
         return true;
     }
     return self->rehearsing ? qcow2_batch_rehearse(self->batch, error)

@@ -211,3 +211,15 @@ l2_table() {
     run -0 qcow-compare -p -q a.qcow2 b.qcow2
     assert_output ""
 }
+
+@test "compare: the summary counts bytes and clusters of the larger disk" {
+    make_image a.qcow2 1M -o cluster_size=4k
+    make_image b.qcow2 1100K
+    truncate -s 1M c.raw
+    run -0 qcow-compare --output=json a.qcow2 b.qcow2
+    assert_json '.bytes == 1126400 and .clusters == 275'
+    run -0 qcow-compare --output=json b.qcow2 c.raw
+    assert_json '.bytes == 1126400 and .clusters == 18'
+    run -0 qcow-compare --output=json c.raw c.raw
+    assert_json '.bytes == 1048576 and .clusters == 0'
+}

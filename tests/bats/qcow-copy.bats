@@ -506,3 +506,24 @@ assert_only() {
     assert_same_content b.qcow2 a.raw
     assert_clean b.qcow2
 }
+
+@test "copy: the summary counts the guest's bytes, and the clusters that the target got for them" {
+    CHAIN_SIZE=16M make_chain base.qcow2 disk.qcow2
+    guest_write base.qcow2 0 1M A
+    guest_write disk.qcow2 4M 2M B
+    guest_zero disk.qcow2 0 512K
+    run -0 qcow-copy --output=json -O qcow2 disk.qcow2 new.qcow2
+    assert_json '.bytes == 2621440 and .clusters == 40'
+    run -0 qcow-copy --output=json -O qcow2 -o cluster_size=256k -B base.qcow2 -F qcow2 disk.qcow2 over.qcow2
+    assert_json '.bytes == 2621440 and .clusters == 10'
+    run -0 qcow-copy --output=json -c -O qcow2 disk.qcow2 packed.qcow2
+    assert_json '.bytes == 2621440 and .clusters == 40'
+    run -0 qcow-copy --output=json -O raw disk.qcow2 new.raw
+    assert_json '.bytes == 2621440 and .clusters == 0'
+    make_image there.qcow2 16M
+    guest_write there.qcow2 4M 1M B
+    run -0 qcow-copy -n --output=json -O qcow2 disk.qcow2 there.qcow2
+    assert_json '.bytes == 1572864 and .clusters == 24'
+    run -0 qcow-copy --output=json --chain folder disk.qcow2
+    assert_json '.bytes > 3145728 and .bytes < 5242880 and .clusters == 0'
+}

@@ -402,3 +402,15 @@ assert_not_longer() {
     assert_output_has "lock"
     run -2 qcow-trim
 }
+
+@test "trim: the summary counts the guest's bytes of the clusters that were dropped" {
+    make_image base.qcow2 4097K
+    guest_write base.qcow2 0 1M A
+    make_image t.qcow2 4097K -b base.qcow2 -F qcow2
+    guest_write t.qcow2 512K 1M A
+    guest_zero t.qcow2 4M 1K
+    run -0 qcow-trim --output=json t.qcow2
+    assert_json '.clusters == 9 and .bytes == 8 * 65536 + 1024'
+    run -0 qcow-trim --output=json t.qcow2
+    assert_json '.clusters == 0 and .bytes == 0'
+}
