@@ -132,12 +132,36 @@ Qcow2Chain *qcow2_chain_tail(Qcow2Chain *chain, unsigned first, GError **error)
     return tail;
 }
 
+Qcow2Chain *qcow2_chain_on_trial(Qcow2Chain *chain, unsigned first, unsigned end, GError **error)
+{
+    g_autoptr(Qcow2Chain) result = qcow2_chain_tail(chain, 0, error);
+
+    if (!result) {
+        return NULL;
+    }
+    /* Whoever reads this chain reads the other one as well, which has been looked at. */
+    result->options.force_share = false;
+    result->options.warn = NULL;
+    result->on_trial = g_ptr_array_new_with_free_func(free_layer);
+    for (unsigned i = first; i < end; i++) {
+        Qcow2Layer *layer = qcow2_chain_open_data(chain, i, error)
+                          ? qcow2_layer_on_trial(qcow2_chain_layer(chain, i), error) : NULL;
+        if (!layer) {
+            return NULL;
+        }
+        g_ptr_array_add(result->on_trial, layer);
+        g_ptr_array_index(result->layers, i) = layer;
+    }
+    return g_steal_pointer(&result);
+}
+
 void qcow2_chain_free(Qcow2Chain *chain)
 {
     if (!chain) {
         return;
     }
     g_ptr_array_unref(chain->layers);
+    g_clear_pointer(&chain->on_trial, g_ptr_array_unref);
     g_free(chain->name);
     g_free(chain);
 }

@@ -31,6 +31,7 @@ typedef struct Qcow2Layer {
 
 struct Qcow2Chain {
     GPtrArray *layers;                /* Qcow2Layer, [0] is the image itself */
+    GPtrArray *on_trial;              /* Qcow2Layer: of a chain of others' layers, its own ones; or NULL */
     bool complete;                    /* the last layer has nothing below */
     unsigned writable_first, writable_end;   /* lower layers [first, end) are opened for writing */
     unsigned given_index;             /* a lower layer whose format the user says */
@@ -74,6 +75,12 @@ Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, unsigned layer, Qcow2Chain *below
 
 /** qcow2_chain_tail: the layers from @first on; all are opened. They stay those of @chain. */
 Qcow2Chain *qcow2_chain_tail(Qcow2Chain *chain, unsigned first, GError **error);
+
+/**
+ * qcow2_chain_on_trial: all layers of @chain, which must live longer; those of [@first, @end) are opened again,
+ * writable, and keep to themselves what is written to them. Nothing is locked for that, and nobody warned.
+ */
+Qcow2Chain *qcow2_chain_on_trial(Qcow2Chain *chain, unsigned first, unsigned end, GError **error);
 
 /**
  * qcow2_chain_find_layer:

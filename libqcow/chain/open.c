@@ -176,6 +176,46 @@ Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options,
     return open_layer(place, io, options, on_trial, error);
 }
 
+/* The same image, of these places. */
+static Qcow2Image *open_again(const Qcow2Layer *layer, Qcow2Io *file, Qcow2Io *data, GError **error)
+{
+    const Qcow2Place *place = layer->place;
+    Qcow2Image *image = layer->image->kind == QCOW2_IMAGE_RAW
+                      ? qcow2_image_open_raw(file, place->raw_offset, place->raw_size, error)
+                      : qcow2_image_open(file, error);
+
+    if (image) {
+        image->n_threads = layer->image->n_threads;
+    }
+    if (image && data) {
+        qcow2_image_attach_data(image, data);
+    }
+    return image;
+}
+
+Qcow2Layer *qcow2_layer_on_trial(const Qcow2Layer *layer, GError **error)
+{
+    const Qcow2Image *image = layer->image;
+    bool has_data_file = image->data && image->data != image->file;
+    g_autoptr(Qcow2Io) file = qcow2_io_trial_new(image->file, error);
+    g_autoptr(Qcow2Io) data = file && has_data_file ? qcow2_io_trial_new(image->data, error) : NULL;
+    Qcow2Image *again = file && (data || !has_data_file) ? open_again(layer, file, data, error) : NULL;
+
+    if (!again) {
+        g_prefix_error(error, "'%s': ", layer->place->shown);
+        return NULL;
+    }
+    Qcow2Layer *result = g_new0(Qcow2Layer, 1);
+    result->image = again;
+    result->place = qcow2_place_copy(layer->place);
+    result->format_was_probed = layer->format_was_probed;
+    result->below_was_given = layer->below_was_given;
+    result->identity = layer->identity;
+    result->has_data_identity = layer->has_data_identity;
+    result->data_identity = layer->data_identity;
+    return result;
+}
+
 void qcow2_layer_free(Qcow2Layer *layer)
 {
     if (!layer) {

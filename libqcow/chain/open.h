@@ -18,6 +18,9 @@ Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options,
 /** qcow2_layer_open_io: the same for bytes that are open already. */
 Qcow2Layer *qcow2_layer_open_io(Qcow2Place *place, Qcow2Io *io, const Qcow2OpenOptions *options,
                                 GError **error);
+
+/** qcow2_layer_on_trial: another one of the same places that writes none of them; its data file is open. */
+Qcow2Layer *qcow2_layer_on_trial(const Qcow2Layer *layer, GError **error);
 void qcow2_layer_free(Qcow2Layer *layer);
 
 /** qcow2_layer_find_data: opens the data file that a layer records. */

@@ -11,12 +11,23 @@
 
 void qcow2_plan_file_clear(Qcow2PlanFile *file)
 {
-    g_clear_pointer(&file->trial, qcow2_chain_free);
+    g_clear_pointer(&file->now, qcow2_chain_free);
 }
 
 static Qcow2Image *image_of(const Qcow2PlanFile *file)
 {
-    return file->trial ? qcow2_chain_image(file->trial, 0) : qcow2_chain_image(file->chain, file->target);
+    return qcow2_chain_image(file->now, file->target);
+}
+
+/* What a commit writes: from the layer that will name the file on. A pull writes the file alone. */
+static bool put_on_trial(Qcow2PlanFile *file, GError **error)
+{
+    unsigned first = file->target == file->above ? file->target : MAX(file->above, 1) - 1;
+
+    if (!file->now) {
+        file->now = qcow2_chain_on_trial(file->chain, first, file->target + 1, error);
+    }
+    return file->now != NULL;
 }
 
 /* ---- What is read through the file ------------------------------------------------------------- */
@@ -24,14 +35,13 @@ static Qcow2Image *image_of(const Qcow2PlanFile *file)
 /* The file over what is below @first; over nothing when that is past the last layer. */
 static Qcow2Chain *file_over(const Qcow2PlanFile *file, unsigned first, GError **error)
 {
-    bool has_below = first < qcow2_chain_n_layers(file->chain);
-    g_autoptr(Qcow2Chain) below = has_below ? qcow2_chain_tail(file->chain, first, error) : NULL;
+    bool has_below = first < qcow2_chain_n_layers(file->now);
+    g_autoptr(Qcow2Chain) below = has_below ? qcow2_chain_tail(file->now, first, error) : NULL;
 
     if (has_below && !below) {
         return NULL;
     }
-    return file->trial ? qcow2_chain_stack(file->trial, 0, below, error)
-                       : qcow2_chain_stack(file->chain, file->target, below, error);
+    return qcow2_chain_stack(file->now, file->target, below, error);
 }
 
 static Qcow2Chain *file_over_rest(const Qcow2PlanFile *file, GError **error)
@@ -44,14 +54,14 @@ static Qcow2Chain *file_as_it_is(const Qcow2PlanFile *file, GError **error)
     return file_over(file, file->pulled ? file->last + 1 : file->target + 1, error);
 }
 
-/* From the layer above the group on. */
-static Qcow2Chain *above_file(const Qcow2PlanFile *file, GError **error)
+/* From @layer on, which is above the file. */
+static Qcow2Chain *above_file(const Qcow2PlanFile *file, unsigned layer, GError **error)
 {
     Qcow2Chain *chain = file_as_it_is(file, error);
 
-    for (unsigned i = file->target; chain && i-- > file->above;) {
+    for (unsigned i = file->target; chain && i-- > layer;) {
         g_autoptr(Qcow2Chain) below = chain;
-        chain = qcow2_chain_stack(file->chain, i, below, error);
+        chain = qcow2_chain_stack(file->now, i, below, error);
     }
     return chain;
 }
@@ -144,7 +154,7 @@ static bool count_commit(const Qcow2PlanFile *file, Qcow2PlanStep *step, GError 
 {
     Qcow2Image *image = image_of(file);
     g_autoptr(Qcow2Chain) from = file_as_it_is(file, error);
-    g_autoptr(Qcow2Chain) to = from ? above_file(file, error) : NULL;
+    g_autoptr(Qcow2Chain) to = from ? above_file(file, file->above, error) : NULL;
     const Counting counting = { .image = image, .from = from, .to = to, .merge = true, .step = step };
 
     if (!to) {
@@ -189,43 +199,43 @@ static bool count_pull(const Qcow2PlanFile *file, Qcow2PlanStep *step, GError **
 
 /* ---- Trying ------------------------------------------------------------------------------------ */
 
-/* From now on the file is one that keeps in scratch space what is written to it. */
-static bool put_on_trial(Qcow2PlanFile *file, GError **error)
+/* In full where there is room for it, as a commit does it. */
+static bool make_note(Qcow2Merge *merge, GError **error)
 {
-    if (file->trial) {
+    qcow2_merge_make_note(merge, false);
+    if (qcow2_merge_check_headers(merge, NULL)) {
         return true;
     }
-    const Qcow2OpenOptions options = {
-        .format = "qcow2", .force_share = true, .n_threads = file->chain->options.n_threads,
-    };
-    const Qcow2Image *image = image_of(file);
-    bool has_data_file = image->data && image->data != image->file;
-    g_autoptr(Qcow2Io) io = qcow2_io_trial_new(image->file, error);
-    g_autoptr(Qcow2Io) data = io && has_data_file ? qcow2_io_trial_new(image->data, error) : NULL;
+    qcow2_merge_make_note(merge, true);
+    return qcow2_merge_check_headers(merge, error);
+}
 
-    if (!io || (has_data_file && !data)) {
-        return false;
-    }
-    file->trial = qcow2_chain_open_io(io, &options, error);
-    if (file->trial && data) {
-        qcow2_chain_image(file->trial, 0)->data = g_steal_pointer(&data);
-    }
-    return file->trial != NULL;
+/* All that a commit writes to the layers of the chain; images outside are not looked for. */
+static bool merge(Qcow2Merge *self, GError **error)
+{
+    self->top_chain = qcow2_chain_tail(self->chain, self->top, error);
+    self->base_chain = self->top_chain ? qcow2_chain_tail(self->chain, self->base, error) : NULL;
+    self->base_format = self->base_chain ? qcow2_chain_format_name(self->chain, self->base, NULL, error)
+                                         : NULL;
+    return self->base_format && make_note(self, error)
+        && qcow2_merge_into_base(self, error)
+        && qcow2_merge_tag_layers(self, error)
+        && qcow2_merge_drop_layers(self, error);
 }
 
 static bool try_commit(Qcow2PlanFile *file, GError **error)
 {
     const Qcow2CommitOptions options = { 0 };
-    Qcow2CommitResult unused = { 0 };
-    g_autoptr(Qcow2Chain) top_chain = above_file(file, error);
-    g_autoptr(Qcow2Chain) base_chain = top_chain ? file_as_it_is(file, error) : NULL;
-    Qcow2Merge merge = {
-        .options = &options, .result = &unused,
-        .chain = top_chain, .base = file->target - file->above,
-        .top_chain = top_chain, .base_chain = base_chain,
-    };
+    g_auto(Qcow2CommitResult) unused = { 0 };
+    Qcow2Merge self;
 
-    return base_chain && qcow2_merge_into_base(&merge, error);
+    qcow2_merge_init(&self, &options, &unused, NULL);
+    self.chain = above_file(file, 0, error);
+    self.top = file->above;
+    self.base = file->target;
+    bool ok = self.chain && merge(&self, error);
+    qcow2_merge_clear(&self);
+    return ok;
 }
 
 static bool try_pull(Qcow2PlanFile *file, GError **error)
@@ -248,36 +258,42 @@ static bool try_pull(Qcow2PlanFile *file, GError **error)
 
 /* ---- A step ------------------------------------------------------------------------------------ */
 
+/* Of all layers: a commit writes to those above the file as well. In raw ones there is none. */
 static uint64_t metadata_of(const Qcow2PlanFile *file)
 {
-    Qcow2TrialSums sums = { 0 };
+    uint64_t written = 0;
 
-    return file->trial && qcow2_io_trial_get(image_of(file)->file, &sums) ? sums.written : 0;
+    for (unsigned i = 0; i <= file->target; i++) {
+        const Qcow2Image *image = qcow2_chain_image(file->now, i);
+        Qcow2TrialSums sums;
+        if (image->kind == QCOW2_IMAGE_QCOW2 && qcow2_io_trial_get(image->file, &sums)) {
+            written += sums.written;
+        }
+    }
+    return written;
+}
+
+typedef bool StepFunc(Qcow2PlanFile *file, GError **error);
+
+static bool try_step(Qcow2PlanFile *file, StepFunc *func, Qcow2PlanStep *step, GError **error)
+{
+    uint64_t before = metadata_of(file);
+    bool ok = func(file, error);
+
+    step->metadata_written = metadata_of(file) - before;
+    return ok;
 }
 
 bool qcow2_plan_commit(Qcow2PlanFile *file, Qcow2PlanStep *ret_step, GError **error)
 {
-    uint64_t before = metadata_of(file);
-
     *ret_step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_COMMIT, .layer = file->above, .other = file->target };
-    if (!count_commit(file, ret_step, error)) {
-        return false;
-    }
-    /* A raw file has no metadata, and is the lowest. */
-    if (image_of(file)->kind == QCOW2_IMAGE_RAW) {
-        return true;
-    }
-    bool ok = put_on_trial(file, error) && try_commit(file, error);
-    ret_step->metadata_written = metadata_of(file) - before;
-    return ok;
+    return put_on_trial(file, error) && count_commit(file, ret_step, error)
+        && try_step(file, try_commit, ret_step, error);
 }
 
 bool qcow2_plan_pull(Qcow2PlanFile *file, Qcow2PlanStep *ret_step, GError **error)
 {
-    uint64_t before = metadata_of(file);
-
     *ret_step = (Qcow2PlanStep) { .kind = QCOW2_PLAN_PULL, .layer = file->target, .other = file->last + 1 };
-    bool ok = count_pull(file, ret_step, error) && put_on_trial(file, error) && try_pull(file, error);
-    ret_step->metadata_written = metadata_of(file) - before;
-    return ok;
+    return put_on_trial(file, error) && count_pull(file, ret_step, error)
+        && try_step(file, try_pull, ret_step, error);
 }

@@ -2,7 +2,7 @@
 /*
  * The steps of a plan: what a commit and a pull would count, by what the two operations themselves would do.
  * They are done on trial, which moves no data and writes no file: that tells what metadata is written, and
- * the second of two steps finds the file as the first one leaves it. Internal to ops/plan*.c.
+ * the second of two steps finds the layers as the first one leaves them. Internal to ops/plan*.c.
  */
 #ifndef QCOW2_OPS_PLAN_STEPS_H
 #define QCOW2_OPS_PLAN_STEPS_H
@@ -14,7 +14,7 @@ typedef struct Qcow2PlanFile {
     Qcow2Chain *chain;            /* as it is; borrowed */
     /* Layers: the one above the group that goes, the file's, the lowest one of the group. */
     unsigned above, target, last;
-    Qcow2Chain *trial;            /* NULL: nothing was done yet */
+    Qcow2Chain *now;              /* as the steps so far leave it, on trial; NULL: before the first one */
     bool pulled;                  /* of the group nothing is below the file any more */
 } Qcow2PlanFile;
 

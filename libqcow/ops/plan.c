@@ -139,7 +139,8 @@ static bool add_possible_ways_to(Group *group, unsigned target, GError **impossi
     if (add_ways_to(group, target, &cause)) {
         return true;
     }
-    if (!g_error_matches(cause, QCOW2_ERROR, QCOW2_ERROR_UNSUPPORTED)) {
+    if (!g_error_matches(cause, QCOW2_ERROR, QCOW2_ERROR_UNSUPPORTED)
+        && !g_error_matches(cause, QCOW2_ERROR, QCOW2_ERROR_NO_SPACE)) {
         g_propagate_error(error, g_steal_pointer(&cause));
         return false;
     }
@@ -222,13 +223,21 @@ static bool plan_groups(Qcow2Chain *chain, const bool *dropped, GArray *groups, 
     return true;
 }
 
+/* That a VM writes the image is said here, once: what is planned with says nothing any more. */
+static bool look_at(Qcow2Chain *chain, GError **error)
+{
+    g_autoptr(Qcow2State) state = qcow2_state_open(chain, "@active", error);
+
+    return state != NULL;
+}
+
 Qcow2Plan *qcow2_plan_new(Qcow2Chain *chain, char *const *drop, GError **error)
 {
     g_autofree bool *dropped = NULL;
     GArray *groups = g_array_new(FALSE, TRUE, sizeof(Qcow2PlanGroup));
 
     bool ok = qcow2_chain_open_all(chain, error) && find_dropped(chain, drop, &dropped, error)
-           && plan_groups(chain, dropped, groups, error);
+           && look_at(chain, error) && plan_groups(chain, dropped, groups, error);
     Qcow2Plan *plan = g_new0(Qcow2Plan, 1);
     plan->n_groups = groups->len;
     plan->groups = (Qcow2PlanGroup *)(void *)g_array_free(groups, FALSE);

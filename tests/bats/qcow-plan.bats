@@ -50,9 +50,26 @@ counts() {
     done
 }
 
-# written FILE TRACE: what was written to a file and is no data
+# written TRACE: what was written to all images and is no data, which a raw one has alone
 written() {
-    jq --arg file "$1" 'select(.file == $file and .call == "write") | .length' "$2" | jq -s add
+    jq 'select(.call == "write" and (.file | endswith(".raw") | not)) | .length' "$1" | jq -s add
+}
+
+# assert_metadata: of a plan on standard input, each way, done to the chain, writes as much as its steps say
+assert_metadata() {
+    local way step
+    mkdir before
+    cp base.* ./[!b]*.qcow2 before
+    while read -r way; do
+        while read -r step; do
+            eval "$(jq -r .command <<<"$step") -q --trace trace" </dev/null
+            [[ $(jq '."metadata-written"' <<<"$step") == "$(written trace)" ]] ||
+                fail "$step: $(written trace) bytes: $(jq -c 'select(.call == "write")' trace)"
+            rm trace
+        done < <(jq -c '.steps[]' <<<"$way")
+        cp before/* .
+    done < <(jq -c '.groups[].ways[]')
+    rm -r before
 }
 
 @test "plan: metadata is counted as it is written" {
@@ -65,14 +82,28 @@ written() {
     qemu_io mid.qcow2 "${commands[@]}"
     make_image top.qcow2 16G -b mid.qcow2 -F qcow2
     guest_write top.qcow2 1G 10M T
-    run -0 qcow-plan --drop=mid.qcow2 --output=json top.qcow2
-    jq -c '.groups[0].ways[].steps[0]' <<<"$output" >steps
-    cp top.qcow2 top.copy
-    qcow-pull -q --trace pulled -b base.qcow2 top.qcow2
-    mv top.copy top.qcow2
-    qcow-commit -q --trace committed top.qcow2
-    [[ $(jq 'select(.operation == "pull")."metadata-written"' steps) == "$(written top.qcow2 pulled)" ]]
-    [[ $(jq 'select(.operation == "commit")."metadata-written"' steps) == "$(written mid.qcow2 committed)" ]]
+    qcow-plan --drop=mid.qcow2 --output=json top.qcow2 >plan.json
+    [[ $(jq '.groups[0].ways | length' plan.json) == 2 ]]
+    assert_metadata <plan.json
+}
+
+@test "plan: metadata of the layers above is counted, and what marks those between" {
+    local base
+    for base in qcow2 raw; do
+        rm -f ./*.qcow2
+        make_days
+        qemu-img snapshot -d noon tuesday.qcow2
+        qemu-img convert -O $base base.qcow2 base.$base.new
+        mv base.$base.new base.$base
+        qemu-img rebase -u -b base.$base -F $base monday.qcow2
+        make_image top.qcow2 18M -b active.qcow2 -F qcow2
+        guest_write top.qcow2 0 64K T
+        for drop in "[1] [2]" "[2]" "[2] [3]" "[3] [4]"; do
+            # shellcheck disable=SC2086  # several words
+            qcow-plan --output=json --drop $drop top.qcow2 >plan.json
+            assert_metadata <plan.json
+        done
+    done
 }
 
 @test "plan: what an image's states share is pulled, and counted, once" {
@@ -214,6 +245,27 @@ written() {
     assert_output_has "not a layer"
     run -2 qcow-plan active.qcow2
     run -2 qcow-plan --drop='[1]'
+}
+
+@test "plan -U: of a chain that a VM has open; that it writes is said once" {
+    require qemu-storage-daemon
+    CHAIN_SIZE=4M make_chain base.qcow2 mid.qcow2 top.qcow2
+    guest_write base.qcow2 0 4M A
+    guest_write mid.qcow2 0 2M B
+    guest_write top.qcow2 1M 1M C
+    qcow-plan --drop=mid.qcow2 --output=json top.qcow2 >quiet.json
+    start_qsd --blockdev driver=file,node-name=file,filename=top.qcow2 \
+        --blockdev driver=qcow2,node-name=disk,file=file \
+        --nbd-server addr.type=unix,addr.path=live.sock \
+        --export type=nbd,id=guest,node-name=disk,writable=on
+    run -1 qcow-plan --drop=mid.qcow2 top.qcow2
+    assert_output_has lock
+    run -0 --separate-stderr qcow-plan -U --drop=mid.qcow2 --output=json top.qcow2
+    assert_same_json "$output" "$(<quiet.json)"
+    [[ $(grep -c "is being written" <<<"$stderr") == 1 && $(wc -l <<<"$stderr") == 1 ]] || fail "$stderr"
+    # Nobody writes what it only reads.
+    run -0 --separate-stderr qcow-plan -U --drop=base.qcow2 mid.qcow2
+    [[ -z $stderr ]]
 }
 
 @test "plan --run: Ctrl-C in the middle leaves a chain that reads the same; again goes on" {
