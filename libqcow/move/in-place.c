@@ -342,21 +342,103 @@ static bool apply_choice(InPlace *self, Qcow2Choice *choice, uint64_t limit, GEr
     return true;
 }
 
+/* ---- A disk that grows ------------------------------------------------------------------------- */
+
+static int compare_ranges(const void *a, const void *b)
+{
+    const Qcow2Range *x = a, *y = b;
+    return x->start < y->start ? -1 : x->start > y->start;
+}
+
+/* Whether the layers below that the chain has are those that the image has for everybody. */
+static bool knows_below(const InPlace *self)
+{
+    const Qcow2Layer *layer = self->options.own ? qcow2_chain_layer(self->options.own, 0) : NULL;
+
+    return layer && !layer->place->no_backing && !layer->place->backing && !layer->below_was_given;
+}
+
+/* What needs entries: data, and what would show below; whole clusters. Each byte of a raw data file does. */
+static bool find_grown(InPlace *self, const Qcow2Range *range, GArray *ret_ranges, GError **error)
+{
+    bool raw_data = self->image->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
+    g_autoptr(GArray) parts = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+    bool exists = false;
+
+    g_array_set_size(ret_ranges, 0);
+    if (raw_data || self->options.map_zeros || !knows_below(self)) {
+        g_array_append_val(ret_ranges, *range);
+        return true;
+    }
+    if (!qcow2_state_find_data(self->to, range, parts, error)
+        || !qcow2_chain_open_below(self->options.own, 0, &exists, error)) {
+        return false;
+    }
+    if (exists) {
+        Qcow2State below = qcow2_state_below(self->options.own, 1);
+        g_autoptr(GArray) shown = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+        if (!qcow2_state_find_data(&below, range, shown, error)) {
+            return false;
+        }
+        g_array_append_vals(parts, shown->data, shown->len);
+        g_array_sort(parts, compare_ranges);
+    }
+    for (guint i = 0; i < parts->len; i++) {
+        const Qcow2Range *part = &g_array_index(parts, Qcow2Range, i);
+        qcow2_ranges_push(ret_ranges, part->start, part->end);
+    }
+    qcow2_ranges_align(ret_ranges, self->rules.layout->cluster_size, range->end);
+    return true;
+}
+
+/* Leftovers of a time when the disk was larger. */
+static bool drop_leftovers(InPlace *self, uint64_t start, uint64_t end, GError **error)
+{
+    unsigned bits = self->rules.layout->cluster_bits;
+
+    return self->planning || start >= end
+        || qcow2_editor_drop(self->editor, start >> bits, qcow2_align_up(end, BIT(bits)) >> bits, error);
+}
+
+static bool grow_window(InPlace *self, const Qcow2Range *window, GArray *ranges, GError **error)
+{
+    uint64_t from = window->start;
+
+    if (!find_grown(self, window, ranges, error)) {
+        return false;
+    }
+    for (guint i = 0; i < ranges->len; i++) {
+        const Qcow2Range *range = &g_array_index(ranges, Qcow2Range, i);
+        if (!drop_leftovers(self, from, range->start, error)) {
+            return false;
+        }
+        from = range->end;
+    }
+    return drop_leftovers(self, from, window->end, error)
+        && (ranges->len == 0
+            || resolve_and_apply(self, (const Qcow2Range *)(const void *)ranges->data, ranges->len, error));
+}
+
 /*
  * From the cluster in which the image ended on, entries left over from a larger time and the layers below
  * would show: all of it is set to what the state says.
  */
 static bool apply_growth(InPlace *self, uint64_t from, GError **error)
 {
+    g_autoptr(GArray) ranges = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
+
     while (from < self->to->size) {
-        Qcow2Range range = { from, MIN(from + qcow2_state_window(self->to), self->to->size) };
-        if (!resolve_and_apply(self, &range, 1, error)) {
+        Qcow2Range window = { from, MIN(from + qcow2_state_window(self->to), self->to->size) };
+        if (!qcow2_progress_check(self->progress, error)
+            || !grow_window(self, &window, ranges, error)) {
             return false;
         }
-        from = range.end;
+        from = window.end;
     }
     return true;
 }
+
+/* ---- The whole --------------------------------------------------------------------------------- */
 
 static bool run_in_place(InPlace *self, const Qcow2View *view, Qcow2Choice *choice, GError **error)
 {
@@ -418,6 +500,9 @@ static bool start(InPlace *self, const Qcow2View *view, GError **error)
     uint64_t size = self->options.before ? MAX(view->size, self->to->size) : self->to->size;
 
     set_rules(self);
+    if (self->options.before) {
+        self->options.own = self->options.before;
+    }
     qcow2_in_place_start_data(self);
     self->copied_flag = self->options.view ? 0 : L2E_COPIED;
     self->limit = view->size > self->to->size

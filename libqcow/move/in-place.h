@@ -20,11 +20,13 @@ typedef struct Qcow2InPlaceOptions {
     Qcow2Placed *placed;      /* NULL, or: views share what they all get from the layers below */
     bool map_zeros;           /* what reads as zeros gets clusters of its own, and their space */
     bool overwrite_data;      /* a data file may hold a mixture until the operation has ended well */
+    Qcow2Chain *own;          /* NULL, or the image over what it reads: a disk that grows gets entries only
+                                 for what it holds there, and where something below would show */
 
     /*
      * For a merge into the image: clusters that nobody else refers to are overwritten where they are, since
      * an image above hides them. A larger image keeps its size and what it has past the state's end, which is
-     * read through this chain, whose layer 0 it is. The choice need not be in whole units.
+     * read through this chain, whose layer 0 it is, as that of @own. The choice need not be in whole units.
      */
     Qcow2Chain *before;
 } Qcow2InPlaceOptions;

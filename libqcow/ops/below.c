@@ -12,22 +12,8 @@ bool qcow2_below_open(Qcow2Chain *chain, Qcow2Below *ret, GError **error)
 bool qcow2_below_shown(const Qcow2Range *range, GArray *ret_ranges, void *data, GError **error)
 {
     Qcow2Below *below = data;
-    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
-    Qcow2Range part = { range->start, MIN(range->end, qcow2_chain_image(below->chain, 1)->size) };
 
-    if (part.start >= part.end) {
-        return true;
-    }
-    if (!qcow2_state_resolve(&below->state, &part, 1, QCOW2_NO_STOP, extents, error)) {
-        return false;
-    }
-    for (guint i = 0; i < extents->len; i++) {
-        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
-        if (extent->kind == QCOW2_EXTENT_DATA || extent->kind == QCOW2_EXTENT_COMPRESSED) {
-            qcow2_ranges_push(ret_ranges, extent->guest_offset, qcow2_extent_end(extent));
-        }
-    }
-    return true;
+    return qcow2_state_find_data(&below->state, range, ret_ranges, error);
 }
 
 bool qcow2_below_read(Qcow2Below *below, Qcow2Reader *reader, const Qcow2Range *range, uint8_t *buffer,

@@ -313,7 +313,9 @@ static bool apply_in_batch(Import *import, Qcow2Progress *progress, bool commit,
         .n_threads = import->chain->options.n_threads,
     };
     Qcow2InPlaceOptions options = {
-        .n_threads = import->chain->options.n_threads, .no_reflink = import->options->no_reflink,
+        .n_threads = import->chain->options.n_threads,
+        .no_reflink = import->options->no_reflink,
+        .own = import->chain,
     };
 
     if (!to) {

@@ -166,3 +166,19 @@ bool qcow2_state_resolve(Qcow2State *state, const Qcow2Range *ranges, size_t n_r
     }
     return true;
 }
+
+bool qcow2_state_find_data(Qcow2State *state, const Qcow2Range *range, GArray *ret_ranges, GError **error)
+{
+    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
+
+    if (!qcow2_state_resolve(state, range, 1, QCOW2_NO_STOP, extents, error)) {
+        return false;
+    }
+    for (guint i = 0; i < extents->len; i++) {
+        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+        if (extent->kind == QCOW2_EXTENT_DATA || extent->kind == QCOW2_EXTENT_COMPRESSED) {
+            qcow2_ranges_push(ret_ranges, extent->guest_offset, qcow2_extent_end(extent));
+        }
+    }
+    return true;
+}

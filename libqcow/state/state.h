@@ -55,6 +55,9 @@ Qcow2State qcow2_state_below(Qcow2Chain *chain, unsigned first_layer);
 bool qcow2_state_resolve(Qcow2State *state, const Qcow2Range *ranges, size_t n_ranges, unsigned stop_layer,
                          GArray *extents, GError **error);
 
+/** qcow2_state_find_data: appends the parts of @range, at most a window, that some layer has bytes for. */
+bool qcow2_state_find_data(Qcow2State *state, const Qcow2Range *range, GArray *ret_ranges, GError **error);
+
 /** qcow2_state_read_extent: bytes of a resolved extent; errors name the layer's file. */
 bool qcow2_state_read_extent(Qcow2State *state, Qcow2Reader *reader, const Qcow2Extent *extent,
                              uint64_t guest_offset, void *buffer, size_t len_bytes, GError **error);

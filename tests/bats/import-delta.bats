@@ -172,6 +172,22 @@ assert_same_history() {
     assert_clean h.qcow2
 }
 
+@test "import-delta: growth costs nothing where the backing file has nothing" {
+    make_image base.qcow2 2M
+    guest_write base.qcow2 0 2M A
+    make_image h.qcow2 1M -b base.qcow2 -F qcow2
+    make_image s.qcow2 64G
+    guest_write s.qcow2 40G 64k B
+    snapshot s.qcow2 one
+    qcow-export-delta -q s.qcow2 @empty one d.qcow2
+    qcow-import-delta -q --force d.qcow2 h.qcow2
+    assert_guest h.qcow2 0 1M A
+    assert_guest_zero h.qcow2 1M 2M
+    assert_guest h.qcow2 40G 64k B
+    assert_clean h.qcow2
+    (($(stat -c %s h.qcow2) < 2000000)) || fail "$(stat -c %s h.qcow2) bytes"
+}
+
 @test "import-delta: into an image with a data file, where nothing has to be overwritten" {
     make_source
     qemu-img create -q -f qcow2 -o data_file=h.data h.qcow2 1M

@@ -297,6 +297,38 @@ load merging
     assert_same_content base.qcow2 top.qcow2.raw
 }
 
+# A base of 2 MiB over what ends at 3 MiB, once 4 MiB large itself and with the end of that still in its tables.
+make_base_that_grows() {
+    make_image below.qcow2 3M
+    guest_write below.qcow2 0 3M A
+    make_image base.qcow2 4M -b below.qcow2 -F qcow2 "$@"
+    guest_write base.qcow2 1M 64K B
+    guest_write base.qcow2 2M 2M C
+    poke base.qcow2 24 00000000001ffe00
+    make_image top.qcow2 64G -b base.qcow2 -F qcow2
+    guest_write top.qcow2 40G 64K D
+}
+
+@test "commit: a base that grows over its backing file hides what would show, at no cost elsewhere" {
+    local options
+    for options in cluster_size=64k compat=0.10 extended_l2=on,cluster_size=128k; do
+        make_base_that_grows -o "$options"
+        qcow-commit -q top.qcow2
+        [[ $(virtual_size base.qcow2) == $((64 << 30)) ]]
+        assert_guest base.qcow2 0 1M A
+        assert_guest base.qcow2 1M 64K B
+        assert_guest base.qcow2 1088K 958K A
+        assert_guest_zero base.qcow2 2096640 2M
+        assert_guest_zero base.qcow2 4M 1M
+        assert_guest base.qcow2 40G 64K D
+        qemu-img map --output=json base.qcow2 >map
+        [[ $(jq '[.[] | select(.data) | .length] | add' map) -lt 4500000 ]]
+        assert_clean base.qcow2
+        (($(stat -c %s base.qcow2) < 4500000)) || fail "$options: $(stat -c %s base.qcow2) bytes"
+        assert_empty top.qcow2
+    done
+}
+
 @test "commit: a larger base keeps its size and its end" {
     make_image base.qcow2 4M
     guest_write base.qcow2 0 4M A
