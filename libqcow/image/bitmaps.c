@@ -40,6 +40,14 @@ GArray *qcow2_read_bitmap_directory(Qcow2Io *file, const Qcow2Header *header, GE
     return qcow2_bitmap_directory_decode(header, bytes, header->bitmap_directory_size, error);
 }
 
+bool qcow2_image_has_stale_bitmaps(const Qcow2Image *image)
+{
+    const Qcow2Header *header = &image->header;
+
+    return image->kind != QCOW2_IMAGE_RAW && !(header->autoclear & QCOW2_AUTOCLEAR_BITMAPS)
+        && qcow2_header_find_ext(header, QCOW2_EXT_BITMAPS);
+}
+
 /* Sums the set bits of one cluster of bits; the last bit may stand for less than the granularity. */
 static uint64_t count_bytes(const Qcow2Image *image, const Qcow2BitmapEntry *entry, const uint8_t *bits,
                             uint64_t first_bit, uint64_t n_bits)

@@ -47,9 +47,7 @@ static bool check_entries(const Qcow2Copy *copy, const GArray *entries, GError *
 /* Without its autoclear bit nobody looks at the directory, so that they would be lost without a word. */
 static bool check_vouched_for(const Qcow2Copy *copy, GError **error)
 {
-    const Qcow2Header *header = &source_image(copy)->header;
-
-    if ((header->autoclear & QCOW2_AUTOCLEAR_BITMAPS) || !qcow2_header_find_ext(header, QCOW2_EXT_BITMAPS)) {
+    if (!qcow2_image_has_stale_bitmaps(source_image(copy))) {
         return true;
     }
     if (!copy->options->skip_broken_bitmaps) {

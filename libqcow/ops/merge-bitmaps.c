@@ -7,6 +7,7 @@
 #include "image/bitmaps.h"
 #include "ops/changes.h"
 #include "ops/rehearse.h"
+#include "util/error.h"
 
 /* One that was off when the layer was written to says nothing about what changed. */
 static bool has_bitmap(Qcow2Image *image, const char *name, bool *ret_has, GError **error)
@@ -106,11 +107,33 @@ static bool rehearse(void *data, GError **error)
                                         check->end, error);
 }
 
+/* They would be taken for none, and what is merged then would seem to say all that changed. */
+static bool check_vouched_for(const Qcow2Image *image, GError **error)
+{
+    return !qcow2_image_has_stale_bitmaps(image)
+        || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                      "a program lacking bitmap support modified this file, so its bitmaps are inconsistent"
+                      " and cannot be merged; without --bitmaps they are left as they are");
+}
+
+static bool check_all_vouched_for(const Qcow2Image *image, Qcow2Chain *chain, unsigned first, unsigned end,
+                                  GError **error)
+{
+    for (unsigned i = first; i < end; i++) {
+        if (!check_vouched_for(qcow2_chain_image(chain, i), error)) {
+            g_prefix_error(error, "bitmaps of '%s': ", qcow2_chain_layer_name(chain, i));
+            return false;
+        }
+    }
+    return check_vouched_for(image, error);
+}
+
 bool qcow2_merge_bitmaps_check(Qcow2Image *image, Qcow2Chain *chain, unsigned top, unsigned first,
                                unsigned end, GError **error)
 {
     Check check = { image, chain, top, first, end };
     g_autoptr(Qcow2Room) room = qcow2_room_new();
 
-    return qcow2_rehearse(image, rehearse, &check, room, error);
+    return check_all_vouched_for(image, chain, first, end, error)
+        && qcow2_rehearse(image, rehearse, &check, room, error);
 }

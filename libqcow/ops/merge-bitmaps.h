@@ -21,7 +21,10 @@ bool qcow2_bitmap_is_in_layers(Qcow2Chain *chain, unsigned first, unsigned end, 
 bool qcow2_merge_bitmaps(Qcow2Batch *batch, Qcow2Image *image, Qcow2Chain *chain, unsigned top,
                          unsigned first, unsigned end, GError **error);
 
-/** qcow2_merge_bitmaps_check: the same without writing anything: what would fail, fails. */
+/**
+ * qcow2_merge_bitmaps_check: the same without writing anything: what would fail, fails.
+ * Errors: also QCOW2_ERROR_UNSUPPORTED for bitmaps, of @image too, that no autoclear bit vouches for.
+ */
 bool qcow2_merge_bitmaps_check(Qcow2Image *image, Qcow2Chain *chain, unsigned top, unsigned first,
                                unsigned end, GError **error);
 

@@ -76,6 +76,32 @@ load merging
     assert_image_unchanged base.qcow2 top.qcow2
 }
 
+@test "commit --bitmaps: refused where a program that knows no bitmaps wrote, be it to the base or a layer" {
+    local stale
+    for stale in base.qcow2 mid.qcow2 top.qcow2; do
+        rm -f ./*.qcow2
+        CHAIN_SIZE=4M make_chain base.qcow2 mid.qcow2 top.qcow2
+        qemu-img bitmap --add base.qcow2 b
+        qemu-img bitmap --add mid.qcow2 b
+        qemu-img bitmap --add top.qcow2 b
+        guest_write base.qcow2 2M 64K A
+        guest_write mid.qcow2 1M 64K B
+        guest_write top.qcow2 0 64K C
+        poke "$stale" 88 0000000000000000    # autoclear features
+        [[ $(qemu-img info "$stale" 2>&1) == *"inconsistent"* ]]
+        note top.qcow2
+        remember_image base.qcow2 mid.qcow2 top.qcow2
+        run -1 qcow-commit --bitmaps -b base.qcow2 top.qcow2
+        assert_output_has "$stale" "a program lacking bitmap support" "inconsistent" "without --bitmaps"
+        assert_image_unchanged base.qcow2 mid.qcow2 top.qcow2
+        run -1 qcow-commit --bitmaps --dry-run -b base.qcow2 top.qcow2
+        assert_output_has "a program lacking bitmap support"
+        qcow-commit -q -b base.qcow2 top.qcow2
+        assert_same_content top.qcow2 top.qcow2.raw
+        assert_same_content base.qcow2 top.qcow2.raw
+    done
+}
+
 @test "commit --bitmaps: refused for a raw base" {
     truncate -s 1M base.raw
     make_image top.qcow2 1M -b base.raw -F raw

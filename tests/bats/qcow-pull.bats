@@ -176,6 +176,25 @@ assert_pulled() {
     qcow-pull -q top.qcow2
 }
 
+@test "pull --bitmaps: refused where a program that knows no bitmaps wrote, and nothing is changed" {
+    local stale
+    make_three
+    qemu-img bitmap --add mid.qcow2 b
+    qemu-img bitmap --add top.qcow2 b
+    for stale in mid.qcow2 top.qcow2; do
+        poke "$stale" 88 0000000000000000    # autoclear features
+        remember_image top.qcow2
+        run -1 qcow-pull --bitmaps top.qcow2
+        assert_output_has "$stale" "a program lacking bitmap support" "inconsistent" "without --bitmaps"
+        assert_image_unchanged top.qcow2
+        poke "$stale" 88 0000000000000001
+    done
+    poke mid.qcow2 88 0000000000000000
+    note top.qcow2
+    qcow-pull -q top.qcow2
+    assert_noted top.qcow2
+}
+
 @test "pull: a base in another folder is recorded relative to the image" {
     mkdir lower
     make_image lower/base.qcow2 4M
