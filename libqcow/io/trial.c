@@ -126,9 +126,12 @@ static bool write_page(TrialIo *trial, uint64_t offset, const void *bytes, size_
     }
     memcpy(page + (offset - start), bytes, len_bytes);
     chunk->written |= page_bit(offset);
-    trial->scratch_failed = !qcow2_io_write_named(trial->scratch, chunk->scratch_offset + start % CHUNK_SIZE,
-                                                  page, PAGE, error);
-    return !trial->scratch_failed;
+    uint64_t to = chunk->scratch_offset + start % CHUNK_SIZE;
+    if (!qcow2_io_write_named(trial->scratch, to, page, PAGE, error)) {
+        trial->scratch_failed = true;    /* for good: other threads go on writing */
+        return false;
+    }
+    return true;
 }
 
 static void trial_close(Qcow2Io *io);

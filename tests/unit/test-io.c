@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What holds for every place, shown with memory; and the places that stack on others. */
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/backends.h"
+#include "io/trial.h"
 #include "util/error.h"
 #include "util/json.h"
 #include "util/pool.h"
@@ -303,6 +306,34 @@ static bool hammer(size_t index, void *data, GError **error)
         && qcow2_io_flush(io, error);
 }
 
+static bool write_page(Qcow2Io *trial, uint64_t offset)
+{
+    uint8_t page[4096] = { 1 };
+
+    return qcow2_io_write(trial, offset, page, sizeof(page), NULL);
+}
+
+/* Some file in TMPDIR is what is full, not the place: whoever asks later has to be told so. */
+static void test_full_scratch(void)
+{
+    g_autoptr(Qcow2Io) memory = qcow2_io_memory_new(NULL, 0, "mem", true);
+    g_autoptr(Qcow2Io) trial = qcow2_io_trial_new(memory, NULL);
+    struct rlimit old, small;
+    Qcow2TrialSums sums;
+
+    g_assert_cmpint(getrlimit(RLIMIT_FSIZE, &old), ==, 0);
+    small = old;
+    small.rlim_cur = 4096;
+    signal(SIGXFSZ, SIG_IGN);
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &small), ==, 0);
+    bool fits = write_page(trial, 0), is_full = !write_page(trial, 4096), fits_again = write_page(trial, 0);
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &old), ==, 0);
+    signal(SIGXFSZ, SIG_DFL);
+    g_assert_true(fits && is_full && fits_again);
+    g_assert_true(qcow2_io_trial_get(trial, &sums));
+    g_assert_true(sums.scratch_failed);
+}
+
 static void test_threads(void)
 {
     g_autoptr(Qcow2Io) memory = qcow2_io_memory_new(NULL, 0, "mem", true);
@@ -329,6 +360,7 @@ int main(int argc, char **argv)
     g_test_add_func("/fault/the chosen call fails once, after half of its bytes", test_fault);
     g_test_add_func("/fault/each kind of call can fail", test_fault_each_call);
     g_test_add_func("/trace/one JSON line for each change", test_trace);
+    g_test_add_func("/trial/a full scratch file is not forgotten", test_full_scratch);
     g_test_add_func("/io/many threads share a place", test_threads);
     return g_test_run();
 }
