@@ -40,6 +40,21 @@ static unsigned first_shareable(const Qcow2State *state)
     return state->kind == QCOW2_STATE_SNAPSHOT ? 1 : state->first_layer;
 }
 
+static bool has_tables(const Qcow2State *state)
+{
+    return state->kind == QCOW2_STATE_ACTIVE || state->kind == QCOW2_STATE_SNAPSHOT;
+}
+
+/* What both look up in the same way first can only differ where the layers below do. */
+static bool has_same_top(const Qcow2Diff *diff)
+{
+    const Qcow2State *a = diff->a, *b = diff->b;
+
+    return !diff->same_below && has_tables(a) && has_tables(b) && a->size == b->size
+        && is_same_file(qcow2_chain_layer(a->chain, 0), qcow2_chain_layer(b->chain, 0))
+        && a->view.l1_offset == b->view.l1_offset && a->view.l1_entries == b->view.l1_entries;
+}
+
 static bool find_shared_layers(Qcow2Diff *diff, GError **error)
 {
     Qcow2Chain *a = diff->a->chain, *b = diff->b->chain;
@@ -64,17 +79,16 @@ static bool find_shared_layers(Qcow2Diff *diff, GError **error)
         shared++;
     }
     diff->same_below = n_a == n_b && shared + 1 >= n_a;
+    if (has_same_top(diff)) {
+        /* One chain may have it a second time, further down; it counts where it is the top of both. */
+        shared = MIN(shared, MIN(n_a, n_b) - 1);
+    }
     diff->stop_a = shared ? n_a - shared : QCOW2_NO_STOP;
     diff->stop_b = shared ? n_b - shared : QCOW2_NO_STOP;
     return true;
 }
 
 /* ---- Life -------------------------------------------------------------------------------------- */
-
-static bool has_tables(const Qcow2State *state)
-{
-    return state->kind == QCOW2_STATE_ACTIVE || state->kind == QCOW2_STATE_SNAPSHOT;
-}
 
 static void find_straddle(Qcow2Diff *diff)
 {
@@ -89,16 +103,6 @@ static void find_straddle(Qcow2Diff *diff)
     }
     diff->straddle.start = diff->smaller;
     diff->straddle.end = MIN(qcow2_align_up(diff->smaller, unit), diff->larger);
-}
-
-/* What both look up in the same way first can only differ where the layers below do. */
-static bool has_same_top(const Qcow2Diff *diff)
-{
-    const Qcow2State *a = diff->a, *b = diff->b;
-
-    return !diff->same_below && has_tables(a) && has_tables(b) && a->size == b->size
-        && is_same_file(qcow2_chain_layer(a->chain, 0), qcow2_chain_layer(b->chain, 0))
-        && a->view.l1_offset == b->view.l1_offset && a->view.l1_entries == b->view.l1_entries;
 }
 
 static bool look_below(Qcow2Diff *diff, GError **error)

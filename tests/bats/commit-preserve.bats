@@ -143,6 +143,34 @@ load merging
     assert_same_content base.qcow2 top.qcow2.raw
 }
 
+@test "commit --preserve: into a layer between goes only what it would lose, none of its own data" {
+    CHAIN_SIZE=64M make_chain base.qcow2 low.qcow2 mid.qcow2 top.qcow2
+    guest_write base.qcow2 0 64K A
+    guest_write low.qcow2 0 1M B
+    guest_write mid.qcow2 16M 16M C
+    guest_write_compressed mid.qcow2 40M 1M D
+    guest_zero mid.qcow2 512K 64K
+    snapshot mid.qcow2 one
+    guest_write mid.qcow2 48M 128K E
+    guest_write top.qcow2 20M 1M F
+    guest_write top.qcow2 40M 64K F
+    guest_write top.qcow2 512K 128K F
+    guest_write top.qcow2 8M 1M F
+    note low.qcow2 mid.qcow2 top.qcow2
+    snapshot_raw mid.qcow2 one one.raw
+    local before low mid
+    before=$(stat -c %s mid.qcow2)
+    run -0 qcow-commit --output=json --preserve mid.qcow2 --preserve low.qcow2 -b base.qcow2 top.qcow2
+    low=$((((16 << 10) + 1024 + 128 + 1024) << 10))    # zeros where mid, or top at 8 MiB, has something
+    mid=$(((2 * (1024 + 64) + 128) << 10))             # two states, under top; E is new to the snapshot
+    assert_json ".\"bytes-preserved\" == $((low + mid))"
+    (($(stat -c %s mid.qcow2) < before + (1 << 20)))
+    assert_noted low.qcow2 mid.qcow2 top.qcow2
+    assert_same_content base.qcow2 top.qcow2.raw
+    snapshot_raw mid.qcow2 one again.raw
+    cmp one.raw again.raw
+}
+
 @test "commit --preserve: a base that cannot grow is refused before the layers between are touched" {
     make_image base.qcow2 1M -o compat=0.10
     guest_write base.qcow2 0 1M A
