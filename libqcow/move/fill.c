@@ -55,11 +55,13 @@ static bool note(uint64_t guest_end, void *data, GError **error)
         && qcow2_journal_note(target->fill->journal, &record, error);
 }
 
-/* What cannot be gone on with is written over, and nothing vouches for it any more. */
-static bool restore(Qcow2Fill *fill, Qcow2Io *io, GError **error)
+bool qcow2_fill_restore(Qcow2Fill *fill, Qcow2Io *io, GError **error)
 {
     bool fits = false;
 
+    if (!fill->journal) {
+        return true;
+    }
     if (fill->resume->guest_end > 0
         && !qcow2_overlay_restore(fill->overlay, io, &fill->resume->position, fill->resume->guest_end, &fits,
                                   error)) {
@@ -72,8 +74,7 @@ static bool restore(Qcow2Fill *fill, Qcow2Io *io, GError **error)
 
 bool qcow2_fill_write(Qcow2Fill *fill, Qcow2Io *io, uint64_t *ret_len, GError **error)
 {
-    if ((fill->journal && !restore(fill, io, error))
-        || (fill->data && !qcow2_io_truncate(fill->data, fill->data_size, error))) {
+    if (fill->data && !qcow2_io_truncate(fill->data, fill->data_size, error)) {
         return false;
     }
     Target target = { fill, io, fill->resumed_bytes };

@@ -25,6 +25,12 @@ typedef struct Qcow2Fill {
 /** qcow2_fill_count: all windows of the choice; ends the counting. */
 bool qcow2_fill_count(const Qcow2Fill *fill, GError **error);
 
+/**
+ * qcow2_fill_restore: with a journal, between the two others: what it vouches for is there, and all else of an
+ * unfinished file is gone, with the space that it had. Nothing vouches for what cannot be gone on with.
+ */
+bool qcow2_fill_restore(Qcow2Fill *fill, Qcow2Io *io, GError **error);
+
 /** qcow2_fill_write: all windows, and the end. */
 bool qcow2_fill_write(Qcow2Fill *fill, Qcow2Io *io, uint64_t *ret_len, GError **error);
 

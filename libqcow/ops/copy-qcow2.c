@@ -116,22 +116,22 @@ static bool reserves_space(const Qcow2Copy *copy, const Qcow2Creation *creation)
  * on a device their place is cleared.
  */
 static bool check_room(const Qcow2Copy *copy, const Qcow2Creation *creation, const CopyTarget *target,
-                       const Qcow2Overlay *overlay, Qcow2Choice *choice, GError **error)
+                       const Qcow2Fill *fill, GError **error)
 {
     Qcow2Io *io = qcow2_target_io(target->data ? target->data : target->image);
-    Qcow2Range data = qcow2_overlay_data(overlay);
+    Qcow2Range data = qcow2_overlay_data(fill->overlay);
     bool reserves = reserves_space(copy, creation);
     uint64_t tables = target->data || qcow2_target_is_new(target->image) ? 0 : data.start;
     uint64_t reserved = target->data ? copy->size : data.end;
     const Qcow2CopyNeed need = {
         .copy = copy,
-        .choice = choice,
+        .choice = fill->choice,
         .certain = reserves ? reserved : tables,
         .data = !reserves && !copy->options->compress,
-        .start = copy->resume.guest_end,
+        .start = fill->resumed_bytes,
     };
 
-    qcow2_choice_rewind(choice);
+    qcow2_choice_rewind(fill->choice);
     return qcow2_copy_check_room(io, &need, 1, error);
 }
 
@@ -156,8 +156,8 @@ static bool write_image(Qcow2Copy *copy, const Qcow2Creation *creation, const Co
         .data_size = copy->size,
     };
 
-    if (!overlay || !qcow2_fill_count(&fill, error)
-        || !check_room(copy, creation, target, overlay, choice, error)
+    if (!overlay || !qcow2_fill_count(&fill, error) || !qcow2_fill_restore(&fill, io, error)
+        || !check_room(copy, creation, target, &fill, error)
         || (!qcow2_target_is_new(target->image) && !qcow2_overlay_clear_tables(overlay, io, error))
         || (reserves_space(copy, creation) && !qcow2_overlay_reserve(overlay, io, mode, error))
         || !qcow2_fill_write(&fill, io, &copy->result.output_size, error)) {

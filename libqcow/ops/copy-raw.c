@@ -155,14 +155,24 @@ static Qcow2Preallocation preallocation(const Qcow2Copy *copy, const Qcow2Creati
     return is_off && qcow2_copy_is_all(copy) ? QCOW2_PREALLOCATION_FALLOC : creation->options.preallocation;
 }
 
+/* What an interrupted copy wrote behind what its journal vouches for has to be a hole again. */
+static bool cut_part(const Qcow2Copy *copy, Qcow2Target *target, GError **error)
+{
+    Qcow2Io *io = qcow2_target_io(target);
+
+    if (copy->journal && !qcow2_io_truncate(io, copy->resume.guest_end, error)) {
+        g_prefix_error(error, "'%s': ", io->name);
+        return false;
+    }
+    return true;
+}
+
 /* A device must have room for it; a file gets its size, and the space that was asked for. */
 static bool prepare(const Qcow2Copy *copy, const Qcow2Creation *creation, Qcow2Target *target, GError **error)
 {
     Qcow2Io *io = qcow2_target_io(target);
     uint64_t done = copy->resume.guest_end;
-    /* What an interrupted copy wrote behind what its journal vouches for has to be a hole again. */
-    bool ok = (!copy->journal || qcow2_io_truncate(io, done, error))
-           && qcow2_io_truncate(io, copy->size, error)
+    bool ok = qcow2_io_truncate(io, copy->size, error)
            && (!qcow2_target_is_new(target)
                || qcow2_reserve(io, done, copy->size, preallocation(copy, creation), copy->progress, error));
 
@@ -198,7 +208,7 @@ bool qcow2_copy_to_new_raw(Qcow2Copy *copy, const Qcow2Creation *creation, GErro
     copy->result.output_size = copy->size;
     bool ok = target && qcow2_copy_open_journal(copy, creation, target, NULL, error)
            && qcow2_copy_expect_bytes(copy, qcow2_target_is_new(target), error)
-           && check_room(copy, creation, target, error)
+           && cut_part(copy, target, error) && check_room(copy, creation, target, error)
            && prepare(copy, creation, target, error)
            && qcow2_copy_bytes(copy, qcow2_target_io(target), error)
            && qcow2_copy_publish(copy, target, error);

@@ -128,6 +128,32 @@ interrupt_copy() {
     done
 }
 
+@test "copy --resume: the space of what is done over again is no need" {
+    local options target
+    require_root
+    head -c 100M /dev/urandom >source.raw
+    # The same, and one that is not gone on with.
+    for options in "-O raw" "-O qcow2" "-O qcow2 -o data_file=small/new.data"; do
+        for again in "" "-S 64k"; do
+            small_disk 101M
+            target=small/new
+            # shellcheck disable=SC2086  # several words
+            env --default-signal=INT qcow-copy --resume --rate 60M $options source.raw $target </dev/null 3>&- &
+            wait_until eval 'grep -qs " [.]$" small/*.qcow-journal'
+            wait_until eval '(($(df --output=avail -B1 small | tail -n 1) < 24 * 1024 * 1024))'
+            kill -s KILL $!
+            wait $! || :
+            # shellcheck disable=SC2086
+            run -0 qcow-copy --resume --output=json $options $again source.raw $target
+            if [[ -z $again ]]; then
+                assert_json '."bytes-resumed" == 67108864'
+            fi
+            assert_same_content source.raw $target
+            umount small
+        done
+    done
+}
+
 @test "copy --resume: a journal that outlived its copy does not vouch for another file" {
     make_image disk.qcow2 256M
     guest_write_random disk.qcow2 0 200M 1
