@@ -244,26 +244,27 @@ static bool copy_data_file(ChainCopy *self, unsigned index, GError **error)
 
 /* ---- Names in the header ----------------------------------------------------------------------- */
 
-/* Changes only what is not yet as it should be; NULL: no such name. */
+/* Changes only what is not yet as it should be; NULL: nothing is below, no data file. */
 static void set_names(Qcow2Batch *batch, const char *backing_name, const char *backing_format,
                       const char *data_name)
 {
     Qcow2Header *header = qcow2_batch_header(batch);
+    size_t format_len = backing_format ? strlen(backing_format) : 0;
 
-    if (backing_name && g_strcmp0(header->backing_name, backing_name) != 0) {
+    if (g_strcmp0(header->backing_name, backing_name) != 0) {
         g_free(header->backing_name);
         header->backing_name = g_strdup(backing_name);
         qcow2_batch_relay_header(batch);
     }
-    if (backing_name && g_strcmp0(header->backing_format, backing_format) != 0) {
-        qcow2_batch_set_ext(batch, QCOW2_EXT_BACKING_FORMAT, backing_format, strlen(backing_format));
+    if (g_strcmp0(header->backing_format, backing_format) != 0) {
+        qcow2_batch_set_ext(batch, QCOW2_EXT_BACKING_FORMAT, backing_format, format_len);
     }
     if (data_name && g_strcmp0(header->data_file, data_name) != 0) {
         qcow2_batch_set_ext(batch, QCOW2_EXT_DATA_FILE, data_name, strlen(data_name));
     }
 }
 
-/* What the header of a copy must say. */
+/* What the header of a copy must say. It may name a file that the chain was opened without. */
 typedef struct NewNames {
     char *backing_name;           /* NULL: nothing is below */
     const char *backing_format, *data_name;
@@ -276,7 +277,7 @@ static NewNames find_names(const ChainCopy *self, unsigned index)
 
     return (NewNames) {
         .backing_name = has_below ? name_in_header(self->layers[index + 1].name) : NULL,
-        .backing_format = is_raw ? "raw" : "qcow2",
+        .backing_format = !has_below ? NULL : is_raw ? "raw" : "qcow2",
         .data_name = self->layers[index].data_name,
     };
 }
@@ -286,9 +287,9 @@ static bool must_rename(const Qcow2Image *image, const NewNames *names)
     const Qcow2Header *header = &image->header;
 
     return image->kind != QCOW2_IMAGE_RAW
-        && ((names->backing_name
-             && (g_strcmp0(header->backing_name, names->backing_name) != 0
-                 || g_strcmp0(header->backing_format, names->backing_format) != 0))
+        && (g_strcmp0(header->backing_name, names->backing_name) != 0
+            || (names->backing_name
+                && g_strcmp0(header->backing_format, names->backing_format) != 0)
             || (names->data_name && g_strcmp0(header->data_file, names->data_name) != 0));
 }
 

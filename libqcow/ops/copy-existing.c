@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "chain/naming.h"
 #include "image/batch.h"
 #include "image/bitmap-write.h"
 #include "move/in-place.h"
@@ -28,13 +29,27 @@ static bool check_size(const Qcow2Copy *copy, uint64_t size, GError **error)
 
 /* ---- Raw --------------------------------------------------------------------------------------- */
 
-/* What is written of a raw file: all of it, but for an offset and a size in its options. */
+static bool is_regular(Qcow2Io *io, struct stat *ret)
+{
+    int fd = qcow2_io_get_fd(io);
+
+    return fd >= 0 && fstat(fd, ret) == 0 && S_ISREG(ret->st_mode);
+}
+
+/*
+ * What is written of a raw file: all of it, but for an offset and a size in its options. A disk has whole
+ * sectors: a file that ends inside one gets longer when it is written.
+ */
 static bool find_part(const Qcow2Place *place, Qcow2Io *io, uint64_t *ret_size, GError **error)
 {
+    struct stat status;
     uint64_t len;
 
     if (!qcow2_io_get_size(io, &len, error)) {
         return false;
+    }
+    if (is_regular(io, &status)) {
+        len = qcow2_align_up(len, QCOW2_SECTOR_SIZE);
     }
     uint64_t rest = len > place->raw_offset ? len - place->raw_offset : 0;
     *ret_size = place->raw_size == UINT64_MAX ? rest : place->raw_size;
@@ -48,8 +63,7 @@ static bool find_part(const Qcow2Place *place, Qcow2Io *io, uint64_t *ret_size, 
 static bool check_room_in_raw(const Qcow2Copy *copy, Qcow2Io *io, GError **error)
 {
     struct stat status;
-    int fd = qcow2_io_get_fd(io);
-    bool is_file = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+    bool is_file = is_regular(io, &status);
     const Qcow2CopyNeed need = {
         .copy = copy,
         .choice = copy->choice,
@@ -94,6 +108,37 @@ static Qcow2Chain *open_target(const Qcow2Copy *copy, GError **error)
 
     g_autoptr(Qcow2Chain) chain = qcow2_chain_open(copy->target, &options, error);
     return chain && qcow2_chain_open_data(chain, 0, error) ? g_steal_pointer(&chain) : NULL;
+}
+
+/* Whether everybody finds the layers below that the chain has. */
+static bool names_what_is_below(Qcow2Chain *chain, bool *ret, GError **error)
+{
+    const Qcow2Layer *layer = qcow2_chain_layer(chain, 0);
+    bool exists;
+
+    if (!layer->place->backing && !layer->below_was_given) {
+        *ret = !layer->place->no_backing || !layer->image->header.backing_name;
+        return true;
+    }
+    if (!qcow2_chain_open_below(chain, 0, &exists, error)) {
+        return false;
+    }
+    g_autoptr(Qcow2Place) named = qcow2_backing_place(layer, NULL);
+    *ret = named && qcow2_place_is_layer(named, chain, 1);
+    return true;
+}
+
+/* What is left out since other layers hold it would be missing over those that the header names. */
+static bool check_backing(Qcow2Chain *chain, GError **error)
+{
+    bool is_named;
+
+    return names_what_is_below(chain, &is_named, error)
+        && (is_named
+            || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "'%s': an image is written to over the backing file that its header names; leave"
+                          " \"backing\" out of the image name, or let qcow-rebase -u change the header first",
+                          qcow2_chain_layer_name(chain, 0)));
 }
 
 /*
@@ -273,6 +318,9 @@ static bool copy_to_qcow2(Qcow2Copy *copy, GError **error)
     if (qcow2_chain_image(chain, 0)->kind == QCOW2_IMAGE_RAW) {
         return qcow2_fail(error, QCOW2_ERROR_INVALID,
                           "'%s': it is no qcow2 image; to overwrite its bytes say driver=raw", copy->target);
+    }
+    if (!check_backing(chain, error)) {
+        return false;
     }
     /* Data in a data file may have been overwritten already. */
     bool stays = !qcow2_chain_image(chain, 0)->header.layout.has_data_file;

@@ -184,6 +184,30 @@ dirty_ranges() {
     assert_output_has "Unknown driver 'nonsense'"
 }
 
+@test "copy -n: an image is written to over the backing file that its header names" {
+    local file='"file":{"driver":"file","filename":"over.qcow2"}' base='"file":{"driver":"file","filename":"base.qcow2"}'
+    local other='"file":{"driver":"file","filename":"other.qcow2"}' below
+    make_image base.qcow2 4M
+    guest_write base.qcow2 0 4M A
+    make_image other.qcow2 4M
+    make_image over.qcow2 4M -b base.qcow2 -F qcow2
+    make_image alone.qcow2 4M
+    truncate -s 4M zeros.raw
+    remember_image over.qcow2 base.qcow2
+    for below in null "{\"driver\":\"qcow2\",$other}" "{\"driver\":\"raw\",$base}"; do
+        run -1 qcow-copy -n -O qcow2 zeros.raw "json:{\"driver\":\"qcow2\",\"backing\":$below,$file}"
+        assert_output_has "over the backing file that its header names" "leave \"backing\" out"
+    done
+    run -1 qcow-copy -n --target-image-opts zeros.raw \
+        driver=qcow2,file.filename=over.qcow2,backing.driver=qcow2,backing.file.filename=other.qcow2
+    assert_image_unchanged over.qcow2 base.qcow2
+    # What says the same as the header is as good as saying nothing.
+    qcow-copy -n -O qcow2 zeros.raw "json:{\"driver\":\"qcow2\",\"backing\":{\"driver\":\"qcow2\",$base},$file}"
+    assert_same_content zeros.raw over.qcow2
+    qcow-copy -n -O qcow2 other.qcow2 "json:{\"driver\":\"qcow2\",\"backing\":null,${file/over/alone}}"
+    assert_same_content zeros.raw alone.qcow2
+}
+
 @test "copy --output=json: one document, and nothing else" {
     make_disk
     run -0 qcow-copy --output=json -O qcow2 disk.qcow2 new.qcow2
@@ -445,6 +469,24 @@ progress_of() {
     run -1 qcow-copy --chain out d/top.qcow2
     assert_output_has "two files of the chain are called 'disk.data'"
     [[ ! -e out ]]
+}
+
+@test "copy --chain: a layer that was opened without its backing file has none in its copy" {
+    make_image base.qcow2 4M
+    guest_write base.qcow2 0 4M A
+    make_image mid.qcow2 4M -b base.qcow2 -F qcow2
+    guest_write mid.qcow2 1M 1M B
+    make_image top.qcow2 4M -b mid.qcow2 -F qcow2
+    local mid='{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"mid.qcow2"}}'
+    local top="json:{\"driver\":\"qcow2\",\"backing\":$mid,\"file\":{\"driver\":\"file\",\"filename\":\"top.qcow2\"}}"
+    run -0 qcow-copy --chain out "$top"
+    [[ $(ls out) == $'mid.qcow2\ntop.qcow2' ]]
+    qemu-img convert -O raw "$top" expected.raw
+    assert_same_content out/top.qcow2 expected.raw
+    assert_clean out/top.qcow2
+    run -0 qemu-img info --backing-chain --output=json out/top.qcow2
+    assert_json 'map(."backing-filename" // "") == ["mid.qcow2", ""]'
+    assert_json 'map(."backing-filename-format" // "") == ["qcow2", ""]'
 }
 
 @test "copy --chain: missing space is found before the first file is copied" {

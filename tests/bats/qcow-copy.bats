@@ -241,6 +241,20 @@ assert_only() {
     assert_output_has "output file is smaller than input file"
 }
 
+@test "copy -n: a raw file that ends inside a sector holds the whole of it" {
+    head -c 1000 /dev/urandom >source.raw
+    for size in 1000 1024 2000; do
+        head -c $size /dev/zero | tr '\0' 'Z' >there.raw
+        cp there.raw theirs.raw
+        qemu-img convert -n -f raw -O raw source.raw theirs.raw
+        qcow-copy -n -f raw -O raw source.raw there.raw
+        cmp there.raw theirs.raw
+    done
+    truncate -s 512 there.raw
+    run -1 qcow-copy -n -f raw -O raw source.raw there.raw
+    assert_output_has "output file is smaller than input file"
+}
+
 @test "copy -n: an existing qcow2 image changes at once, keeps snapshots and what is behind" {
     make_disk
     make_image there.qcow2 20M
