@@ -78,7 +78,7 @@ static const ToolCommand command = {
         { "qcow-commit --top tuesday.qcow2 -b base.qcow2 --delete active.qcow2",
           "merge the days up to Tuesday into the base, below the active image" },
         { "qcow-commit --preserve other.qcow2 overlay.qcow2",
-          "another image over the same base stays valid" },
+          "keep another image over the same base valid" },
         { NULL },
     },
     .usage_status = 2,

@@ -9,14 +9,16 @@
  *   3  data goes into base, in place where nobody else     the chain as it was: the layers above hide base
  *      refers to it; flush
  *   4  base: one header write with its new tables; flush   both versions of the chain, which read the same
- *   5  images to preserve that read base through layers    the same
- *      between name it themselves, now that it holds what
- *      they read
- *   6  layers that are to be marked or deleted say so      the same
- *      in their headers, for the note to be believed
- *   7  the layer above top, and top, name base; or the     the same; the next commit goes on from the note
- *      image itself is emptied; one header write each
- *      with a note there of the layers that are left over
+ *   5  images to preserve outside the chain that read      the same
+ *      base through layers between name it themselves,
+ *      now that it holds what they read
+ *   6  layers that are to be re-pointed, marked or         the same
+ *      deleted say so in their headers, for the note to
+ *      be believed
+ *   7  the layer above top names base, or the image        the same; the next commit goes on from the note
+ *      itself is emptied, with a note there of the layers
+ *      that are left over; then top and layers to preserve
+ *      name base, one header write each
  *   8  layers between are marked; deleted if asked for     the same
  *   9  the note is removed                                 done; marked layers are refused by name
  */
@@ -32,6 +34,7 @@ void qcow2_merge_init(Qcow2Merge *merge, const Qcow2CommitOptions *options, Qcow
 {
     *merge = (Qcow2Merge) {
         .options = options,
+        .base_word = options->base,
         .kept = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_dependent_free),
         .others = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_chain_free),
         .invalid = g_ptr_array_new(),
@@ -88,9 +91,11 @@ static bool find_top(Qcow2Chain *chain, const char *word, unsigned *ret_top, GEr
     return false;
 }
 
-static bool find_layers(Qcow2Chain *chain, const Qcow2CommitOptions *options, unsigned *ret_top,
-                        unsigned *ret_base, GError **error)
+static bool find_layers(const Qcow2Merge *merge, Qcow2Chain *chain, unsigned *ret_top, unsigned *ret_base,
+                        GError **error)
 {
+    const Qcow2CommitOptions *options = merge->options;
+
     *ret_top = 0;
     if (options->top && !find_top(chain, options->top, ret_top, error)) {
         return false;
@@ -104,7 +109,7 @@ static bool find_layers(Qcow2Chain *chain, const Qcow2CommitOptions *options, un
                           qcow2_chain_layer_name(chain, *ret_top));
     }
     *ret_base = *ret_top + 1;
-    if (options->base && !qcow2_chain_find_layer(chain, options->base, ret_base, error)) {
+    if (merge->base_word && !qcow2_chain_find_layer(chain, merge->base_word, ret_base, error)) {
         return false;
     }
     return *ret_base > *ret_top
@@ -121,7 +126,15 @@ static bool scout(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *
     options.force_share = true;
     options.warn = NULL;
     g_autoptr(Qcow2Chain) chain = qcow2_chain_open(image, &options, error);
-    return chain && find_layers(chain, merge->options, &merge->top, &merge->base, error);
+    return chain && find_layers(merge, chain, &merge->top, &merge->base, error);
+}
+
+/* Of the layers that are written. An image that is left as it was leaves those between as they were, too. */
+static unsigned first_writable(const Qcow2Merge *merge)
+{
+    bool only_base = merge->top == 0 && merge->options->keep_image && !merge->options->preserve;
+
+    return only_base ? merge->base : MAX(merge->top, 1) - 1;
 }
 
 /* All locks, before the first write: on the layers that are read as well. */
@@ -129,7 +142,7 @@ static bool open_chain(Qcow2Merge *merge, const char *image, const Qcow2OpenOpti
                        GError **error)
 {
     Qcow2OpenOptions options = *open_options;
-    unsigned first = merge->top > 0 ? merge->top - 1 : 0, top, base;
+    unsigned first = first_writable(merge), top, base;
 
     options.writable = first == 0;
     options.exclusive = true;
@@ -142,7 +155,7 @@ static bool open_chain(Qcow2Merge *merge, const char *image, const Qcow2OpenOpti
     merge->chain->given_index = merge->base;
     merge->chain->given_format = merge->options->base_format;
     if (!qcow2_chain_open_all(merge->chain, error)
-        || !find_layers(merge->chain, merge->options, &top, &base, error)) {
+        || !find_layers(merge, merge->chain, &top, &base, error)) {
         return false;
     }
     if (top != merge->top || base != merge->base) {
@@ -264,11 +277,19 @@ static bool keep_dependents(Qcow2Merge *merge, GError **error)
     return true;
 }
 
+/* But for layers that leave the chain: as long as they are in it, it leads to those below them. */
+static bool is_repointed_first(const Qcow2Merge *merge, const Qcow2Dependent *dependent)
+{
+    bool leaves_chain = !dependent->own && (merge->top > 0 || !merge->options->keep_image);
+
+    return dependent->after && dependent->backing_name && !leaves_chain;
+}
+
 static bool repoint_dependents(const Qcow2Merge *merge, GError **error)
 {
     for (guint i = 0; i < merge->kept->len; i++) {
         const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
-        if (!dependent->after || !dependent->backing_name) {
+        if (!is_repointed_first(merge, dependent)) {
             continue;
         }
         g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(qcow2_chain_image(dependent->chain, 0), error);

@@ -20,15 +20,22 @@ bool qcow2_merge_is_deleted(const Qcow2Merge *merge, unsigned index)
         && index >= MAX(merge->top, 1) && index < merge->base && !qcow2_merge_find_kept_layer(merge, index);
 }
 
+bool qcow2_merge_check_snapshots(const Qcow2Merge *merge, const char *name, const Qcow2Header *header,
+                                 GError **error)
+{
+    return header->n_snapshots == 0 || merge->options->force
+        || qcow2_fail(error, QCOW2_ERROR_IN_USE,
+                      "'%s': --delete would delete its %u internal snapshots with it; --preserve %s"
+                      " keeps the file, --force deletes all the same", name, header->n_snapshots, name);
+}
+
 bool qcow2_merge_check_delete(const Qcow2Merge *merge, GError **error)
 {
-    for (unsigned i = merge->top; i < merge->base && !merge->options->force; i++) {
-        unsigned n = qcow2_chain_image(merge->chain, i)->header.n_snapshots;
-        const char *name = qcow2_chain_layer_name(merge->chain, i);
-        if (n > 0 && qcow2_merge_is_deleted(merge, i)) {
-            return qcow2_fail(error, QCOW2_ERROR_IN_USE,
-                              "'%s': --delete would delete its %u internal snapshots with it; --preserve %s"
-                              " keeps the file, --force deletes all the same", name, n, name);
+    for (unsigned i = merge->top; i < merge->base; i++) {
+        const Qcow2Layer *layer = qcow2_chain_layer(merge->chain, i);
+        if (qcow2_merge_is_deleted(merge, i)
+            && !qcow2_merge_check_snapshots(merge, layer->place->shown, &layer->image->header, error)) {
+            return false;
         }
     }
     return true;

@@ -90,6 +90,29 @@ static bool repoint(const Qcow2Merge *merge, unsigned index, GError **error)
     return name_file(merge, index, ok, error);
 }
 
+bool qcow2_merge_is_repointed(const Qcow2Merge *merge, unsigned index)
+{
+    if (merge->top == 0 && merge->options->keep_image) {
+        return false;
+    }
+    if (index == merge->top) {
+        return index > 0 && qcow2_merge_renames(merge, index);
+    }
+    const Qcow2Dependent *kept = qcow2_merge_find_kept_layer(merge, index);
+    return kept && kept->after && kept->backing_name;
+}
+
+/* They are valid over base as well, and must not lead through layers that are not. */
+static bool repoint_merged(const Qcow2Merge *merge, GError **error)
+{
+    for (unsigned i = merge->top; i < merge->base; i++) {
+        if (qcow2_merge_is_repointed(merge, i) && !repoint(merge, i, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static Qcow2Keep keep_above(const Qcow2Merge *merge, Qcow2Chain *chain)
 {
     return (Qcow2Keep) {
@@ -207,10 +230,7 @@ bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error)
             : merge->options->keep_image    ? true
                                             : empty_image(merge, error);
 
-    /* Top is valid over base as well, and must not lead through layers that are not. */
-    if (ok && merge->top > 0 && qcow2_merge_renames(merge, merge->top)) {
-        ok = repoint(merge, merge->top, error);
-    }
+    ok = ok && repoint_merged(merge, error);
     if (!ok) {
         g_prefix_error(error, "the data is in '%s', run the same command again: ",
                        qcow2_chain_layer_name(merge->chain, merge->base));

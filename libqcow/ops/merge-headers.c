@@ -103,7 +103,7 @@ static bool try_noted(const Qcow2Merge *merge, unsigned index, GError **error)
         qcow2_header_set_ext(&trial.header, QCOW2_EXT_MERGED, merge->id, QCOW2_MERGE_ID_LEN);
         ok = lay_out(&trial, error);
     }
-    if (ok && index == merge->top && qcow2_merge_renames(merge, index)) {
+    if (ok && qcow2_merge_is_repointed(merge, index)) {
         ok = set_base(merge, index, &trial, error) && lay_out(&trial, error);
     }
     if (ok && qcow2_merge_is_retired(merge, index) && trial.header.layout.version >= 3) {

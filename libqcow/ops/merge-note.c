@@ -12,9 +12,12 @@
  *   the note     the same, then "KIND NAME" for each file; each of these ends with a zero byte
  *
  *   top          the highest merged layer: it stays valid, but has to name base as well
+ *   kept         one that is preserved: the same
  *   between      not valid any more; nor is what that file names as its backing file, down to base, so that
  *                these lines can be left out where there is no room
  *   dropped      valid as well; only to be deleted
+ *
+ * Before a kind "delete-" says that the commit was to delete the file.
  */
 #include <string.h>
 
@@ -28,7 +31,7 @@ bool qcow2_merge_is_noted(const Qcow2Merge *merge, unsigned index)
         return false;
     }
     return qcow2_merge_is_retired(merge, index) || qcow2_merge_is_deleted(merge, index)
-        || (index > 0 && index == merge->top && qcow2_merge_renames(merge, index));
+        || qcow2_merge_is_repointed(merge, index);
 }
 
 /* ---- Writing ----------------------------------------------------------------------------------- */
@@ -47,7 +50,8 @@ static void add_line(const Qcow2Merge *merge, unsigned above, const char *kind, 
     g_autofree char *name = name_of(merge, above, index);
 
     if (name) {
-        g_string_append_printf(note, "%s %s", kind, name);
+        g_string_append_printf(note, "%s%s %s", qcow2_merge_is_deleted(merge, index) ? QCOW2_MERGE_DELETE : "",
+                               kind, name);
         g_string_append_c(note, '\0');
     }
 }
@@ -65,9 +69,10 @@ static void add_lines(const Qcow2Merge *merge, unsigned above, bool is_short, GS
         if (!qcow2_merge_is_noted(merge, i) || (is_short && is_named_by_next(merge, i))) {
             continue;
         }
-        const char *kind = i == merge->top                    ? "top"
-                         : qcow2_merge_is_retired(merge, i) ? "between"
-                                                            : "dropped";
+        const char *kind = i == merge->top                      ? "top"
+                         : qcow2_merge_is_retired(merge, i)   ? "between"
+                         : qcow2_merge_is_repointed(merge, i) ? "kept"
+                                                              : "dropped";
         add_line(merge, above, kind, i, note);
     }
 }

@@ -11,6 +11,8 @@
 
 /* What tells one commit from another, in hexadecimal digits. */
 #define QCOW2_MERGE_ID_LEN 16u
+/* In the note, before the kind of a file that was to be deleted. */
+#define QCOW2_MERGE_DELETE "delete-"
 
 typedef struct Qcow2Merge {
     const Qcow2CommitOptions *options;
@@ -25,6 +27,7 @@ typedef struct Qcow2Merge {
     char id[QCOW2_MERGE_ID_LEN + 1];
     GBytes *note;                 /* what has to be remembered until the end; NULL: nothing */
     bool is_completed;            /* by going on from what an interrupted commit left */
+    const char *base_word;        /* the user's, as it is to be understood in the present chain; or NULL */
     Qcow2CommitResult *result;
     Qcow2Progress *progress;
 } Qcow2Merge;
@@ -107,13 +110,20 @@ bool qcow2_merge_check_headers(const Qcow2Merge *merge, GError **error);
 
 /**
  * qcow2_merge_finish: what an interrupted commit of this image had left to do, from its note. Sets
- * is_completed when that was the commit that is asked for and its top has left the chain.
+ * is_completed when that was the commit that is asked for and its top has left the chain. Of a dry run, only
+ * that is found out.
  */
 bool qcow2_merge_finish(Qcow2Merge *merge, const char *image, const Qcow2OpenOptions *open_options,
                         GError **error);
 
 /** qcow2_merge_renames: whether what the header of a layer above base names is not base. */
 bool qcow2_merge_renames(const Qcow2Merge *merge, unsigned index);
+
+/**
+ * qcow2_merge_is_repointed: a merged layer that stays valid, the top or one that is preserved, and names base
+ * itself once the layer above top does.
+ */
+bool qcow2_merge_is_repointed(const Qcow2Merge *merge, unsigned index);
 
 /** qcow2_merge_is_retired: a layer between that will not read as it did: neither it is kept nor one below. */
 bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index);
@@ -123,6 +133,10 @@ bool qcow2_merge_is_deleted(const Qcow2Merge *merge, unsigned index);
 
 /** qcow2_merge_check_delete: Errors: QCOW2_ERROR_IN_USE for one that has internal snapshots. */
 bool qcow2_merge_check_delete(const Qcow2Merge *merge, GError **error);
+
+/** qcow2_merge_check_snapshots: the same, for a file that will be deleted. */
+bool qcow2_merge_check_snapshots(const Qcow2Merge *merge, const char *name, const Qcow2Header *header,
+                                 GError **error);
 
 /**
  * qcow2_merge_delete: the file behind a name, the name itself when it is a symbolic link; flushes its folder.

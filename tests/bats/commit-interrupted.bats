@@ -208,6 +208,137 @@ delete_top=(qcow-commit --delete --top top.qcow2 -b base.qcow2 act.qcow2)
     done
 }
 
+# ---- what the note means now ------------------------------------------------------------------------------
+
+@test "commit --delete --preserve: interrupted, the same command keeps the file that is preserved, with its snapshots" {
+    local command=("${delete_top[@]}" --preserve top.qcow2)
+    make_four
+    snapshot top.qcow2 keepme
+    guest_write top.qcow2 2M 64K E
+    active_raw top.qcow2 top.raw
+    interrupt write top.qcow2 last "${command[@]}"
+    run -0 "${command[@]}"
+    assert_output_has "Deleted: mid.qcow2"
+    refute_output_has "Deleted: top.qcow2"
+    assert_same_content top.qcow2 top.raw
+    qemu-img snapshot -l top.qcow2 | grep -q keepme
+    [[ $(backing top.qcow2) == base.qcow2 ]]
+}
+
+@test "commit: interrupted without --delete, none deletes what is left: it is marked, and named as not deleted" {
+    make_four
+    snapshot mid.qcow2 keepme
+    interrupt write mid.qcow2 last "${commit_top[@]}" --force
+    run -0 qcow-commit --delete --preserve top.qcow2 act.qcow2
+    assert_output_has "Not valid by itself any more: mid.qcow2" "Not deleted: mid.qcow2"
+    [[ -e mid.qcow2 && -e top.qcow2 ]]
+    is_marked mid.qcow2
+}
+
+@test "commit --delete: interrupted, and an image in another folder is over the top, with one over it: it is not deleted" {
+    make_four
+    interrupt unlink '' first "${delete_top[@]}"
+    mkdir v
+    make_image v/x.qcow2 4M -b ../top.qcow2 -F qcow2
+    make_image y.qcow2 4M -b v/x.qcow2 -F qcow2
+    run -1 "${delete_top[@]}"
+    assert_output_has "'y.qcow2' is backed by 'top.qcow2', which --delete would delete"
+    assert_same_content y.qcow2 top.raw
+}
+
+@test "commit --delete: interrupted, and a snapshot was taken of a file that is to go: it is not deleted" {
+    make_four
+    interrupt unlink '' first "${delete_top[@]}"
+    snapshot top.qcow2 late
+    run -1 "${delete_top[@]}"
+    assert_output_has "'top.qcow2': --delete would delete its 1 internal snapshots"
+    run -0 "${delete_top[@]}" --force
+    [[ ! -e top.qcow2 ]]
+}
+
+@test "commit: interrupted, and the names are used again: the same words are another commit" {
+    CHAIN_SIZE=4M make_chain base.qcow2 top.qcow2 act.qcow2
+    guest_write top.qcow2 1M 64K A
+    guest_write act.qcow2 2M 64K B
+    interrupt unlink '' first "${delete_top[@]}"
+    mv act.qcow2 top.qcow2
+    make_image act.qcow2 4M -b top.qcow2 -F qcow2
+    active_raw act.qcow2 act.raw
+    run -0 "${delete_top[@]}"
+    assert_output_has "Deleted: top.qcow2"
+    [[ $(backing act.qcow2) == base.qcow2 ]]
+    assert_same_content base.qcow2 act.raw
+}
+
+@test "commit -b [2]: interrupted, and the guest wrote since: that is committed as well" {
+    make_four
+    interrupt write mid.qcow2 last qcow-commit -b '[2]' top.qcow2
+    guest_write top.qcow2 3M 64K E
+    active_raw top.qcow2 top.raw
+    run -0 qcow-commit -b '[2]' top.qcow2
+    assert_output_has "Not valid by itself any more: mid.qcow2"
+    assert_same_content base.qcow2 top.raw
+}
+
+@test "commit --preserve of a layer between: interrupted at any write, the same command completes" {
+    local n command=(qcow-commit -b base.qcow2 --preserve mid.qcow2 act.qcow2)
+    CHAIN_SIZE=1M make_chain base.qcow2 low.qcow2 mid.qcow2 act.qcow2
+    guest_write base.qcow2 0 64K A
+    guest_write low.qcow2 128K 64K B
+    guest_write mid.qcow2 256K 64K C
+    guest_write act.qcow2 512K 64K D
+    active_raw act.qcow2 act.raw
+    active_raw mid.qcow2 mid.raw
+    mkdir start
+    cp ./*.qcow2 start
+    for n in $(seq 2 2 40); do
+        cp start/* .
+        run "$QCOW_BUILD/tests/crash/crash-killed" "$n" /dev/null "${command[@]}"
+        ((status == 137)) || break
+        assert_same_content act.qcow2 act.raw
+        assert_same_content mid.qcow2 mid.raw
+        run -0 "${command[@]}"
+        assert_same_content act.qcow2 act.raw
+        assert_same_content mid.qcow2 mid.raw
+        assert_same_content base.qcow2 act.raw
+        is_marked low.qcow2 || fail "killed before call $n: low.qcow2 is not marked"
+        [[ $(backing mid.qcow2) == base.qcow2 && $(backing act.qcow2) == base.qcow2 ]]
+    done
+    ((n > 10)) || fail "only $n calls"
+}
+
+@test "commit --dry-run: says what the same command will, and finishes nothing" {
+    make_four
+    interrupt write mid.qcow2 last "${commit_top[@]}"
+    remember_image base.qcow2 mid.qcow2 top.qcow2 act.qcow2
+    run -0 "${commit_top[@]}" --dry-run
+    assert_output_has "would move nothing"
+    assert_image_unchanged base.qcow2 mid.qcow2 top.qcow2 act.qcow2
+}
+
+@test "commit --output=json: what was finished is named on standard error, even if the command then fails" {
+    make_four
+    interrupt write mid.qcow2 last "${commit_top[@]}"
+    run -1 --separate-stderr qcow-commit --output=json --top missing.qcow2 act.qcow2
+    [[ $stderr == *"Not valid by itself any more: mid.qcow2"* && ! $output ]] || fail "$stderr / $output"
+}
+
+@test "commit: the note of a layer that others read is left to its own commit" {
+    local vm
+    make_four
+    interrupt write mid.qcow2 last "${commit_top[@]}"
+    CHAIN_SIZE=4M
+    make_image one.qcow2 4M -b act.qcow2 -F qcow2
+    make_image two.qcow2 4M -b one.qcow2 -F qcow2
+    guest_write two.qcow2 1M 64K E
+    active_raw two.qcow2 two.raw
+    make_image vm.qcow2 4M -b act.qcow2 -F qcow2
+    start_qemu_nbd vm.sock -f qcow2 vm.qcow2
+    run -0 qcow-commit two.qcow2
+    assert_same_content one.qcow2 two.raw
+    stop_daemon "$daemon_pid"
+}
+
 # ---- headers without room -----------------------------------------------------------------------------------
 
 @test "commit: a header that has no room for a new name is found before anything is written" {

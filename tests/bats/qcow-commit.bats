@@ -465,6 +465,21 @@ make_base_that_grows() {
 
 # ---- dry runs, output, interruptions, full disks -----------------------------------------------------
 
+@test "commit -d: of layers that may only be read nothing but the base is written" {
+    ((EUID == 0)) || skip "needs another user"
+    CHAIN_SIZE=4M make_chain base.qcow2 mid.qcow2 top.qcow2
+    guest_write mid.qcow2 0 64K A
+    guest_write top.qcow2 1M 64K B
+    active_raw top.qcow2 top.raw
+    chmod 755 .
+    chown 65534 base.qcow2
+    chmod 644 mid.qcow2 top.qcow2
+    remember_image mid.qcow2 top.qcow2
+    run -0 setpriv --reuid 65534 --regid 65534 --clear-groups qcow-commit -d -b base.qcow2 top.qcow2
+    assert_same_content base.qcow2 top.raw
+    assert_image_unchanged mid.qcow2 top.qcow2
+}
+
 @test "commit --dry-run: not one byte changes, in any form" {
     make_three
     make_image active.qcow2 8M -b top.qcow2 -F qcow2
