@@ -27,11 +27,32 @@ struct Qcow2Diff {
 
 /* ---- What two chains share --------------------------------------------------------------------- */
 
+/* Two images may have one inode and yet each its own data file: names can be given, or be relative. */
+static bool has_same_data(const Qcow2Layer *a, const Qcow2Layer *b)
+{
+    const Qcow2IoIdentity *x = &a->data_identity, *y = &b->data_identity;
+
+    if (a->image->kind == QCOW2_IMAGE_RAW || !a->image->header.layout.has_data_file) {
+        return true;
+    }
+    return a->has_data_identity && b->has_data_identity && x->known && y->known && x->device == y->device
+        && x->inode == y->inode;
+}
+
 static bool is_same_file(const Qcow2Layer *a, const Qcow2Layer *b)
 {
     return a == b || (a->identity.known && b->identity.known && a->identity.device == b->identity.device
                       && a->identity.inode == b->identity.inode && a->image->kind == b->image->kind
-                      && a->image->raw_offset == b->image->raw_offset && a->image->size == b->image->size);
+                      && a->image->raw_offset == b->image->raw_offset && a->image->size == b->image->size
+                      && (a->image == b->image || has_same_data(a, b)));
+}
+
+/* So that they can be compared. Where one cannot be opened, whoever looks its layer up fails. */
+static void open_data_files(Qcow2Chain *chain)
+{
+    for (unsigned i = 0; i < qcow2_chain_n_layers(chain); i++) {
+        (void)qcow2_chain_open_data(chain, i, NULL);
+    }
 }
 
 /* A layer can be shared only where both states look at its active tables. */
@@ -73,6 +94,8 @@ static bool find_shared_layers(Qcow2Diff *diff, GError **error)
     if (!qcow2_chain_open_all(a, error) || !qcow2_chain_open_all(b, error)) {
         return false;
     }
+    open_data_files(a);
+    open_data_files(b);
     unsigned n_a = qcow2_chain_n_layers(a), n_b = qcow2_chain_n_layers(b), shared = 0;
     while (shared < n_a - MIN(n_a, first_a) && shared < n_b - MIN(n_b, first_b)
            && is_same_file(qcow2_chain_layer(a, n_a - 1 - shared), qcow2_chain_layer(b, n_b - 1 - shared))) {

@@ -223,3 +223,27 @@ l2_table() {
     run -0 qcow-compare --output=json c.raw c.raw
     assert_json '.bytes == 1048576 and .clusters == 0'
 }
+
+@test "compare, copy -B: one image over two data files is two layers" {
+    local data
+    make_image d.qcow2 1M -o "data_file=$PWD/d1.data"
+    guest_write d.qcow2 0 1M A
+    head -c 1M /dev/zero | tr '\0' Z >d2.data
+    data='"data-file":{"driver":"file","filename":"d2.data"}'
+    run -1 qcow-compare d.qcow2 "json:{\"driver\":\"qcow2\",$data,\"file\":{\"driver\":\"file\",\"filename\":\"d.qcow2\"}}"
+    assert_output "Content mismatch at offset 0!"
+    # The name is relative to the image, which has two names.
+    mkdir one two
+    (cd one && make_image o.qcow2 1M -o data_file=x.data && guest_write o.qcow2 0 1M A)
+    ln one/o.qcow2 two/o.qcow2
+    cp d2.data two/x.data
+    run -1 qcow-compare one/o.qcow2 two/o.qcow2
+    assert_output "Content mismatch at offset 0!"
+    qcow-copy -q -O qcow2 -B "$PWD/two/o.qcow2" -F qcow2 one/o.qcow2 new.qcow2
+    # QEMU looks for the data file where it runs.
+    (cd two && assert_guest ../new.qcow2 0 1M A)
+    # Over one data file it is one layer, and nothing is read.
+    ln -sf "$PWD/one/x.data" two/x.data
+    run -0 qcow-compare --output=json one/o.qcow2 two/o.qcow2
+    assert_json '.verdict == "identical" and .["bytes-read"] == 0'
+}
