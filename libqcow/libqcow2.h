@@ -759,8 +759,8 @@ typedef struct Qcow2CopyResult {
     uint64_t bytes_salvaged;        /* guest bytes that could not be read */
     uint64_t bytes;                 /* guest bytes, as data or as zeros, without those of an interrupted run;
                                        of a chain: bytes of its files */
-    uint64_t clusters;              /* that got a new entry in the target; 0 when it has none: raw, or a file as
-                                       it is */
+    uint64_t clusters;              /* that got a new entry in the target; 0 when it has none: raw bytes, or a
+                                       file as it is */
 } Qcow2CopyResult;
 
 /**

@@ -56,7 +56,7 @@ static const ToolCommand command = {
         { "qcow-import-delta --name tuesday tuesday-delta.qcow2 history.qcow2", "add a day to a history" },
         { "qcow-export-delta disk.qcow2 monday tuesday - | "
           "ssh backup qcow-import-delta --name tuesday - history.qcow2",
-          "the same on another machine" },
+          "do the same on another machine" },
         { NULL },
     },
     .usage_status = 2,

@@ -50,7 +50,8 @@ static const ToolCommand command = {
         { NULL },
     },
     .examples = (const ToolText[]) {
-        { "qcow-plan --drop=tuesday.qcow2 --drop=wednesday.qcow2 active.qcow2", "what two days would cost" },
+        { "qcow-plan --drop=tuesday.qcow2 --drop=wednesday.qcow2 active.qcow2",
+          "learn what dropping two days would cost" },
         { "qcow-plan --run --drop='[1]' active.qcow2", "drop the layer below the active one" },
         { NULL },
     },

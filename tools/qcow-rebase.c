@@ -47,8 +47,10 @@ static const ToolCommand command = {
         { NULL },
     },
     .examples = (const ToolText[]) {
-        { "qcow-rebase -b other.qcow2 -F qcow2 disk.qcow2", "over another base, with the same contents" },
-        { "qcow-rebase -u -b /new/place/base.qcow2 -F qcow2 disk.qcow2", "the base has moved" },
+        { "qcow-rebase -b other.qcow2 -F qcow2 disk.qcow2",
+          "put an image over another base, with the same contents" },
+        { "qcow-rebase -u -b /new/place/base.qcow2 -F qcow2 disk.qcow2",
+          "tell where the base has moved" },
         { NULL },
     },
     .usage_status = 2,

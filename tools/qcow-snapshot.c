@@ -55,7 +55,7 @@ static const ToolCommand command = {
         { "qcow-snapshot -l disk.qcow2", "list snapshots" },
         { "qcow-snapshot -l -U --output=json disk.qcow2", "list those of a running VM's image as JSON" },
         { "qcow-snapshot -c monday disk.qcow2", "take a snapshot" },
-        { "qcow-snapshot --dry-run -d monday disk.qcow2", "how much deleting it would free" },
+        { "qcow-snapshot --dry-run -d monday disk.qcow2", "learn how much deleting it would free" },
         { NULL },
     },
     .usage_status = 2,

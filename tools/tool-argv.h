@@ -22,8 +22,8 @@ char **tool_split_letters(char **argv, const GArray *entries);
  * tool_find_flag_with_value:
  * @words: as tool_split_letters() returns them
  *
- * GOption takes "--delete=no" for "--delete". Returns: the first such word, an option that takes no value with
- * one; NULL when there is none.
+ * GOption takes "--delete=no" for "--delete". Returns: the first such word, an option that takes no value
+ * with one; NULL when there is none.
  */
 const char *tool_find_flag_with_value(char **words, const GArray *entries);
 

@@ -44,7 +44,7 @@ typedef struct ToolCommand {
     const GOptionEntry *entries;    /* the command's own options; text arguments are raw bytes */
     ToolShared shared;
     const ToolText *exit_codes;     /* a NULL term ends these lists */
-    const ToolText *examples;       /* term: the command line */
+    const ToolText *examples;       /* term: the command line; text: what it is for, behind "To " */
     int usage_status;               /* exit code of wrong usage */
 } ToolCommand;
 

@@ -169,9 +169,9 @@ static void refuse_flag_with_value(const Tool *tool, char **words, const GArray 
     const char *word = tool_find_flag_with_value(words, entries);
 
     if (word) {
-        const char *value = strchr(word, '=');
-        tool_usage(tool, "%.*s takes no value: give it without '%s', or leave it out", (int)(value - word), word,
-                   value);
+        size_t name_len = strcspn(word, "=");
+        tool_usage(tool, "%.*s takes no value: give it without '%s', or leave it out", (int)name_len, word,
+                   word + name_len);
     }
 }
 

@@ -39,6 +39,27 @@ make_delta() {
     done
 }
 
+# each_command: print the names of all commands that are built
+each_command() {
+    local program
+    for program in "$QCOW_BUILD"/tools/qcow "$QCOW_BUILD"/tools/qcow-*; do
+        [[ ! -f $program || ! -x $program ]] || echo "${program##*/}"
+    done
+}
+
+@test "options: what an example is for begins with a verb, since the man page puts To before it" {
+    local command
+    local verbs=' add allow check compare copy do drop export keep learn list make map merge pack put repair '
+    verbs+='run see send set show take tell turn write '
+    for command in $(each_command); do
+        "$command" --help | sed -n '1,/^Examples:/d; s/^  # //p' >texts
+        [[ -s texts ]]
+        while read -r verb rest; do
+            [[ $verbs == *" $verb "* && $rest ]] || fail "$command: To $verb $rest"
+        done <texts
+    done
+}
+
 @test "options: every option of the help is in the man page and in completion" {
     for command in qcow "${COMMANDS[@]}"; do
         "$command" --generate=man >page
@@ -123,9 +144,8 @@ flags() {
 
 @test "options: a flag takes no value: --delete=no is wrong usage, not --delete" {
     local command flag wrong
-    for command in "$QCOW_BUILD"/tools/qcow "$QCOW_BUILD"/tools/qcow-*; do
-        [[ -f $command && -x $command ]] || continue
-        command=${command##*/} wrong=2
+    for command in $(each_command); do
+        wrong=2
         [[ $command != qcow-check && $command != qcow-compare ]] || wrong=1
         flags "$command" >found
         grep -qx -- --help found
