@@ -2,7 +2,7 @@
 /*
  * A backing chain as one image. The lowest layer becomes the new image; then, layer by layer, what is there
  * becomes a snapshot and the next layer is applied, as an import would. All of it happens in a file without a
- * name.
+ * name, which gets one when nothing that was read has changed meanwhile.
  */
 #include <string.h>
 #include <sys/stat.h>
@@ -12,6 +12,7 @@
 #include "move/in-place.h"
 #include "move/output.h"
 #include "ops/export.h"
+#include "state/witness.h"
 #include "util/error.h"
 #include "util/progress.h"
 
@@ -145,6 +146,17 @@ static bool build(Internalize *self, Qcow2Io *io, GError **error)
     return true;
 }
 
+static bool write_output(Internalize *self, const char *output, bool overwrite, Qcow2Witness *witness,
+                         GError **error)
+{
+    g_autoptr(Qcow2Output) file = qcow2_output_new(output, overwrite, QCOW2_CACHE_WRITEBACK, error);
+    bool ok = file && qcow2_output_trace(file, self->chain->options.trace, error)
+           && build(self, qcow2_output_io(file), error);
+
+    g_clear_pointer(&self->result, qcow2_chain_free);
+    return ok && qcow2_witness_end(witness, error) && qcow2_output_publish(file, error);
+}
+
 bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qcow2Progress *progress,
                        GError **error)
 {
@@ -154,9 +166,14 @@ bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qc
     if (!qcow2_chain_open_all(chain, error)) {
         return false;
     }
-    g_autoptr(Qcow2Output) file = qcow2_output_new(output, overwrite, QCOW2_CACHE_WRITEBACK, error);
-    bool ok = file && qcow2_output_trace(file, chain->options.trace, error)
-           && build(&self, qcow2_output_io(file), error);
-    g_clear_pointer(&self.result, qcow2_chain_free);
-    return ok && qcow2_output_publish(file, error);
+    g_autoptr(Qcow2State) active = qcow2_state_open(chain, "@active", error);
+    g_autoptr(Qcow2Witness) witness = active ? qcow2_witness_begin(&active, 1, error) : NULL;
+    if (!witness) {
+        return false;
+    }
+    bool ok = write_output(&self, output, overwrite, witness, error);
+    if (!ok) {
+        qcow2_witness_explain(witness, error);
+    }
+    return ok;
 }

@@ -88,3 +88,38 @@ make_history() {
     run -1 qcow-internalize top.qcow2 n.qcow2
     assert_output_has "n.qcow2" "exists"
 }
+
+@test "internalize -U: what a VM writes is refused, what it only reads is not" {
+    require qemu-storage-daemon
+    CHAIN_SIZE=8M make_chain base.qcow2 mid.qcow2 top.qcow2
+    guest_write base.qcow2 0 4M A
+    guest_write mid.qcow2 1M 4M B
+    guest_write top.qcow2 2M 4M C
+    start_qsd --blockdev driver=file,node-name=file,filename=top.qcow2 \
+        --blockdev driver=qcow2,node-name=disk,file=file \
+        --nbd-server addr.type=unix,addr.path=live.sock \
+        --export type=nbd,id=guest,node-name=disk,name=,writable=on
+    run -1 qcow-internalize -U top.qcow2 out.qcow2
+    assert_output_has "a running VM writes to the active layer"
+    [[ ! -e out.qcow2 ]]
+    qcow-internalize -U mid.qcow2 out.qcow2
+    active_raw out.qcow2 found.raw
+    assert_same_content mid.qcow2 found.raw
+}
+
+@test "internalize -U: an image that is written meanwhile, and layers that are, leave no output" {
+    local file status
+    CHAIN_SIZE=8M make_chain base.qcow2 mid.qcow2 top.qcow2
+    guest_write base.qcow2 0 8M A
+    guest_write top.qcow2 0 1M B
+    for file in top.qcow2 base.qcow2; do
+        start_daemon qcow-internalize -U --rate 4M top.qcow2 out.qcow2
+        sleep 0.5
+        guest_write $file 2M 4K D
+        status=0
+        wait "$daemon_pid" || status=$?
+        [[ $status == 1 ]]
+        grep -q "'$file': it was changed while it was read" daemon.log || fail "$(<daemon.log)"
+        [[ $(find . -name '*out.qcow2*') == "" ]]
+    done
+}
