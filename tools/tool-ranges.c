@@ -55,25 +55,34 @@ static void begin_object(ToolRanges *ranges, Line *line, uint64_t start, uint64_
     put_number(line, length);
 }
 
+/* The table's head, or the array's bracket, stands before the first range. */
+static void count_range(ToolRanges *ranges)
+{
+    if (ranges->n_printed++ == 0) {
+        fputs(ranges->json ? "[" : ranges->human_head, stdout);
+    }
+}
+
 static bool print_line(ToolRanges *ranges, const Line *line)
 {
-    ranges->n_printed++;
+    count_range(ranges);
     return fwrite_unlocked(line->text, 1, line->len, stdout) == line->len;
 }
 
 void tool_ranges_begin(ToolRanges *ranges, bool json, const char *human_head)
 {
-    *ranges = (ToolRanges) { .json = json };
+    *ranges = (ToolRanges) { .json = json, .human_head = human_head };
 
     /* Ignored when it fails: a smaller buffer does as well. */
     (void)setvbuf(stdout, NULL, _IOFBF, 1 << 16);
-    fputs(json ? "[" : human_head, stdout);
 }
 
 void tool_ranges_end(ToolRanges *ranges)
 {
     if (ranges->json) {
-        puts("]");
+        puts(ranges->n_printed ? "]" : "[]");
+    } else if (ranges->n_printed == 0) {
+        fputs(ranges->human_head, stdout);
     }
 }
 
@@ -81,7 +90,7 @@ static bool print_map_human(ToolRanges *ranges, const Qcow2MapExtent *extent)
 {
     g_autofree char *filename = qcow2_escape_name(extent->filename ? extent->filename : "", -1);
 
-    ranges->n_printed++;
+    count_range(ranges);
     return printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n",
                   extent->start, extent->length, extent->offset, filename) > 0;
 }
@@ -116,7 +125,7 @@ static bool print_diff_human(ToolRanges *ranges, const Qcow2DiffExtent *extent)
 {
     const char *kind = extent->compressed ? "compressed data" : extent->zero ? "zeros" : "data";
 
-    ranges->n_printed++;
+    count_range(ranges);
     return printf("%#-16" PRIx64 "%#-16" PRIx64 "%s\n", extent->start, extent->length, kind) > 0;
 }
 

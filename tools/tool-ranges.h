@@ -7,13 +7,19 @@
 
 typedef struct ToolRanges {
     bool json;
+    const char *human_head;
     uint64_t n_printed;
 } ToolRanges;
 
-/** tool_ranges_begin: prints the table's head, or the array's bracket. */
+/**
+ * tool_ranges_begin:
+ * @human_head: the head of the table; static
+ *
+ * Prints nothing yet: what is refused before the first range is found has no output.
+ */
 void tool_ranges_begin(ToolRanges *ranges, bool json, const char *human_head);
 
-/** tool_ranges_end: closes what begin opened. */
+/** tool_ranges_end: the end of the list, which may have no ranges. */
 void tool_ranges_end(ToolRanges *ranges);
 
 /* One range each; false when standard output no longer takes any. */

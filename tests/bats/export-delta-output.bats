@@ -565,3 +565,21 @@ assert_digest() {
         assert_digest file.qcow2
     done
 }
+
+@test "export --map: what is refused prints no beginning of a list, and no ranges are an empty one" {
+    local form
+    make_image a.qcow2 1M
+    guest_write a.qcow2 0 64K A
+    for form in human json; do
+        run -0 --separate-stderr qcow-export-delta --map --output=$form a.qcow2 @active @active
+        [[ $form == human || $output == "[]" ]]
+        [[ $form == json || $output == "Offset "* ]]
+        ((${#lines[@]} == 1))
+    done
+    start_daemon qemu-io -c 'sleep 50000' a.qcow2
+    wait_until fuser -s a.qcow2
+    for form in human json; do
+        run -1 --separate-stderr qcow-export-delta --map -U --output=$form a.qcow2 @empty @active
+        [[ $output == "" && $stderr ]]
+    done
+}
