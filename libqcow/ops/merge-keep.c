@@ -156,10 +156,12 @@ static bool find_below_other(Qcow2Merge *merge, Qcow2Chain *other, unsigned dept
     return ret->now != NULL;
 }
 
-/* A layer between that is kept goes on giving what it gives. */
+/* A layer between that is kept, or over one that is, goes on giving what it gives as long as it is there. */
 static bool join_chain(const Qcow2Merge *merge, unsigned index, Below *ret, GError **error)
 {
-    bool changes = index > merge->top && index <= merge->base && !qcow2_merge_find_kept_layer(merge, index);
+    bool is_between = index > merge->top && index < merge->base;
+    bool changes = index == merge->base || qcow2_merge_is_retired(merge, index)
+                || (is_between && qcow2_merge_is_deleted(merge, index));
 
     ret->index = index;
     ret->now = qcow2_chain_tail(merge->chain, index, error);

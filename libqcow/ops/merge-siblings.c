@@ -47,13 +47,21 @@ static bool check_snapshots(Qcow2Merge *merge, unsigned index, GError **error)
                       qcow2_chain_layer_name(merge->chain, index));
 }
 
+/* Whether what a merged layer is over reads as it did: because it, or one below it, is preserved. */
+static bool stays_over_kept(const Qcow2Merge *merge, unsigned index)
+{
+    bool stays = index > merge->top || keeps_image(merge);
+
+    return stays && index + 1 < merge->base && !qcow2_merge_is_retired(merge, index + 1);
+}
+
 /* Top's snapshots lose the layers between with it, also where base holds already what is to be merged. */
 static bool check_layers(Qcow2Merge *merge, GError **error)
 {
     for (unsigned i = merge->top; i < merge->base; i++) {
         bool leaves_layers = i == merge->top && merge->base > merge->top + 1 && !keeps_image(merge);
         if ((merge->changes_base || leaves_layers) && !qcow2_merge_find_kept_layer(merge, i)
-            && !check_snapshots(merge, i, error)) {
+            && !stays_over_kept(merge, i) && !check_snapshots(merge, i, error)) {
             return false;
         }
     }
@@ -75,7 +83,7 @@ typedef struct Sibling {
 static bool will_change(const Qcow2Merge *merge, unsigned index, const Qcow2Place *place)
 {
     if (index > merge->top && index < merge->base) {
-        return !qcow2_merge_find_kept_layer(merge, index) && (merge->changes_base || !keeps_image(merge));
+        return qcow2_merge_is_retired(merge, index) && (merge->changes_base || !keeps_image(merge));
     }
     if (index == merge->base) {
         return merge->changes_base;
@@ -90,8 +98,10 @@ static bool check_layer(const Sibling *self, unsigned index, const Qcow2Place *p
     const Qcow2Merge *merge = self->merge;
     const char *layer = qcow2_chain_layer_name(merge->chain, index);
     bool changes = will_change(merge, index, place);
+    /* What is preserved over a layer between that goes, names base instead. */
+    bool is_repointed = self->is_kept && index > merge->top;
 
-    if (qcow2_merge_is_deleted(merge, index) && !(self->is_kept && changes)) {
+    if (qcow2_merge_is_deleted(merge, index) && !is_repointed) {
         return qcow2_fail(error, QCOW2_ERROR_IN_USE, "'%s' is backed by '%s', which --delete would delete",
                           self->path, layer);
     }

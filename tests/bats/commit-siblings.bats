@@ -325,3 +325,54 @@ assert_refused() {
     # Without it they would be marked.
     assert_refused "'sib.qcow2' is backed by 'mid.qcow2'" -- qcow-commit -b base.qcow2 top.qcow2
 }
+
+@test "siblings: what is over a layer between that lies over a preserved one stays valid, with its snapshots" {
+    CHAIN_SIZE=8M make_chain base.qcow2 mid.qcow2 upper.qcow2 top.qcow2
+    guest_write base.qcow2 0 2M A
+    guest_write mid.qcow2 1M 1M B
+    guest_write upper.qcow2 1536K 64K C
+    snapshot upper.qcow2 early
+    guest_write upper.qcow2 4M 64K D
+    guest_write top.qcow2 64K 2M E
+    make_image sib.qcow2 8M -b upper.qcow2 -F qcow2
+    guest_write sib.qcow2 5M 64K F
+    note mid.qcow2 upper.qcow2 sib.qcow2 top.qcow2
+    snapshot_raw upper.qcow2 early early.raw
+    remember_image sib.qcow2 upper.qcow2
+    assert_refused "'upper.qcow2': its internal snapshot 'early' would read otherwise" -- \
+        qcow-commit -b base.qcow2 top.qcow2
+    cp -a . ../kept
+    run -0 qcow-commit -b base.qcow2 --preserve mid.qcow2 -- top.qcow2
+    assert_image_unchanged sib.qcow2 upper.qcow2
+    assert_noted mid.qcow2 upper.qcow2 sib.qcow2 top.qcow2
+    snapshot_raw upper.qcow2 early again.raw
+    cmp early.raw again.raw
+    # To name the sibling as well changes nothing, as long as the layer is not deleted.
+    cd ../kept
+    qcow-snapshot -d early upper.qcow2
+    remember_image sib.qcow2
+    cp -a . ../deleted
+    qcow-commit -q -b base.qcow2 --preserve mid.qcow2 sib.qcow2 -- top.qcow2
+    assert_image_unchanged sib.qcow2
+    assert_noted mid.qcow2 upper.qcow2 sib.qcow2 top.qcow2
+    cd ../deleted
+    assert_refused "'sib.qcow2' is backed by 'upper.qcow2', which --delete would delete" -- \
+        qcow-commit -b base.qcow2 --delete --preserve mid.qcow2 -- top.qcow2
+    qcow-commit -q -b base.qcow2 --delete --preserve mid.qcow2 sib.qcow2 -- top.qcow2
+    [[ ! -e upper.qcow2 ]]
+    assert_noted mid.qcow2 sib.qcow2 top.qcow2
+}
+
+@test "siblings: with -d, the image's snapshots read through a preserved layer between as before" {
+    make_three
+    snapshot top.qcow2 early
+    guest_write top.qcow2 5M 64K E
+    note mid.qcow2 top.qcow2
+    snapshot_raw top.qcow2 early early.raw
+    assert_refused "'top.qcow2': its internal snapshot 'early' would read otherwise" -- \
+        qcow-commit -d -b base.qcow2 top.qcow2
+    qcow-commit -q -d -b base.qcow2 --preserve mid.qcow2 -- top.qcow2
+    assert_noted mid.qcow2 top.qcow2
+    snapshot_raw top.qcow2 early again.raw
+    cmp early.raw again.raw
+}
