@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "chain/naming.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -8,6 +10,9 @@
 #include "chain/nbd-address.h"
 #include "io/backends.h"
 #include "util/error.h"
+
+/* Bytes in that of QEMU's oldest format; qcow2's and QED's have more. */
+#define SHORTEST_HEADER 48
 
 /* ---- What a name means ------------------------------------------------------------------------- */
 
@@ -246,21 +251,61 @@ const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, con
     return "raw";
 }
 
-char *qcow2_peek_backing_name(const char *path, Qcow2Peek *ret)
-{
-    Qcow2FileOptions options = { 0 };
-    struct stat st;
-    /* Opening a pipe would wait for somebody to write to it. */
-    bool can_open = stat(path, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
-    g_autoptr(Qcow2Io) io = can_open ? qcow2_io_file_open(path, &options, NULL) : NULL;
+/* ---- What a file's header names ---------------------------------------------------------------- */
 
-    return io ? qcow2_image_peek_backing(io, ret) : NULL;
+/* Nothing, or a device that nothing is in. */
+static bool is_absent(int errnum)
+{
+    return errnum == ENOENT || errnum == ENOTDIR || errnum == ELOOP || errnum == ESTALE || errnum == ENXIO
+        || errnum == ENODEV || errnum == ENOMEDIUM;
+}
+
+/* What is shorter is known for none without being read; opening a pipe would wait for somebody to write. */
+static bool may_be_image(const struct stat *st)
+{
+    return S_ISBLK(st->st_mode) || (S_ISREG(st->st_mode) && st->st_size >= SHORTEST_HEADER);
+}
+
+/* -1 without error: no image. */
+static int open_to_peek(const char *path, GError **error)
+{
+    struct stat st;
+    bool is_there = stat(path, &st) == 0;
+
+    if (is_there && !may_be_image(&st)) {
+        return -1;
+    }
+    int fd = is_there ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0 && !is_absent(errno)) {
+        qcow2_fail_system(error, errno);
+    }
+    return fd;
+}
+
+bool qcow2_peek_names(const char *path, Qcow2Peek *ret, char **ret_backing, char **ret_data_file,
+                      GError **error)
+{
+    GError *cause = NULL;
+    int fd = open_to_peek(path, &cause);
+
+    *ret = (Qcow2Peek) { 0 };
+    *ret_backing = *ret_data_file = NULL;
+    if (cause) {
+        g_propagate_error(error, cause);
+        return false;
+    }
+    if (fd < 0) {
+        return true;
+    }
+    g_autoptr(Qcow2Io) io = qcow2_io_file_from_fd(fd, path, false);
+    return qcow2_image_peek(io, ret, ret_backing, ret_data_file, error);
 }
 
 Qcow2Place *qcow2_peek_backing(const char *path, Qcow2Peek *ret)
 {
-    g_autofree char *name = qcow2_peek_backing_name(path, ret);
+    g_autofree char *name = NULL, *data_file = NULL;
     g_autofree char *folder = g_path_get_dirname(path);
 
-    return name ? qcow2_place_parse(name, folder, false, NULL) : NULL;
+    return qcow2_peek_names(path, ret, &name, &data_file, NULL) && name
+         ? qcow2_place_parse(name, folder, false, NULL) : NULL;
 }

@@ -38,13 +38,20 @@ const char *qcow2_chain_format_name(const Qcow2Chain *chain, unsigned index, con
                                     GError **error);
 
 /**
- * qcow2_peek_backing_name: what the header of the file at @path names as its backing file, without locks, and
- * whatever else it says; NULL when it names none, or cannot be read, and @ret is of no use then. Free it with
- * g_free().
+ * qcow2_peek_names:
+ * @ret_backing, @ret_data_file: what the header of the file at @path names, without locks, and whatever else
+ *                               it says; NULL where it names none, or what is there is no image. Free them
+ *                               with g_free()
+ *
+ * Errors: what may be an image cannot be read. What is not there, or has left meanwhile, is none.
  */
-char *qcow2_peek_backing_name(const char *path, Qcow2Peek *ret);
+bool qcow2_peek_names(const char *path, Qcow2Peek *ret, char **ret_backing, char **ret_data_file,
+                      GError **error);
 
-/** qcow2_peek_backing: the same as a place; NULL also for a name that is not understood. */
+/**
+ * qcow2_peek_backing: the backing file as a place; NULL when there is none, the image cannot be read, or the
+ * name is not understood.
+ */
 Qcow2Place *qcow2_peek_backing(const char *path, Qcow2Peek *ret);
 
 #endif

@@ -143,13 +143,36 @@ void qcow2_image_cut_data(const Qcow2Image *image)
     }
 }
 
-char *qcow2_image_peek_backing(Qcow2Io *file, Qcow2Peek *ret)
+static bool peek_data_file(Qcow2Io *file, const Qcow2Peek *peek, char **ret, GError **error)
+{
+    g_autofree uint8_t *area = g_malloc(peek->area_len);
+
+    if (!qcow2_io_read(file, 0, area, peek->area_len, error)) {
+        return false;
+    }
+    *ret = qcow2_peek_data_file(area, peek);
+    return true;
+}
+
+bool qcow2_image_peek(Qcow2Io *file, Qcow2Peek *ret, char **ret_backing, char **ret_data_file,
+                      GError **error)
 {
     uint8_t bytes[QCOW2_HEADER_PEEK];
+    g_autofree char *name = NULL;
 
-    if (!qcow2_io_read(file, 0, bytes, sizeof(bytes), NULL) || !qcow2_peek_header(bytes, ret)) {
-        return NULL;
+    *ret_backing = *ret_data_file = NULL;
+    if (!qcow2_io_read(file, 0, bytes, sizeof(bytes), error)) {
+        return false;
     }
-    g_autofree char *name = g_malloc0(ret->name_len + 1);
-    return qcow2_io_read(file, ret->name_offset, name, ret->name_len, NULL) ? g_steal_pointer(&name) : NULL;
+    if (qcow2_peek_header(bytes, ret)) {
+        name = g_malloc0(ret->name_len + 1);
+        if (!qcow2_io_read(file, ret->name_offset, name, ret->name_len, error)) {
+            return false;
+        }
+    }
+    if (ret->area_len > 0 && !peek_data_file(file, ret, ret_data_file, error)) {
+        return false;
+    }
+    *ret_backing = g_steal_pointer(&name);
+    return true;
 }

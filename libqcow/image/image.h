@@ -56,10 +56,12 @@ bool qcow2_image_read_header(Qcow2Io *file, Qcow2Header *ret, GByteArray *raw, G
 bool qcow2_image_publish_header(Qcow2Io *file, const uint8_t *sector, GError **error);
 
 /**
- * qcow2_image_peek_backing: the name of the backing file in a file's header, also where nothing else could be
- * done with the image; NULL when there is none, and @ret is of no use then. Free it with g_free().
+ * qcow2_image_peek:
+ * @ret_backing, @ret_data_file: the names in a file's header, also where nothing else could be done with the
+ *                               image; NULL where there is none. Free them with g_free()
  */
-char *qcow2_image_peek_backing(Qcow2Io *file, Qcow2Peek *ret);
+bool qcow2_image_peek(Qcow2Io *file, Qcow2Peek *ret, char **ret_backing, char **ret_data_file,
+                      GError **error);
 
 /** qcow2_image_attach_data: the external data file; takes a reference. */
 void qcow2_image_attach_data(Qcow2Image *image, Qcow2Io *data);

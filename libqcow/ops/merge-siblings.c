@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What reads through the base of a commit and was not named to be preserved: internal snapshots of the merged
- * layers, and images in the folders of the chain, found by reading their headers.
+ * layers, and images in the folders of the chain, found by reading their headers. What cannot be read there
+ * is not taken for harmless.
  */
+#include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -117,19 +120,89 @@ static bool check_layer(const Sibling *self, unsigned index, const Qcow2Place *p
                       " reads, --force merges all the same", self->path, layer, self->path);
 }
 
+/* Whether something that cannot be found out about an image matters. */
+static bool is_doubt(const Sibling *self)
+{
+    const Qcow2Merge *merge = self->merge;
+    bool leaves_layers = merge->base > merge->top + 1 && !keeps_image(merge);
+    bool changes = merge->changes_base || leaves_layers || qcow2_merge_is_deleted(merge, merge->top);
+
+    return changes && !self->is_kept && !merge->options->force;
+}
+
 static bool check_doubt(const Sibling *self, const char *name, GError **error)
 {
     const Qcow2Merge *merge = self->merge;
-    bool changes = merge->changes_base || merge->base > merge->top + 1 || merge->options->delete_merged;
 
-    return !changes || self->is_kept || merge->options->force
+    return !is_doubt(self)
         || qcow2_fail(error, QCOW2_ERROR_IN_USE,
                       "'%s' may be backed by '%s' and read otherwise then: its backing file '%s' is not"
                       " understood (%s); move it to another folder if it is not, --force merges all the same",
                       self->path, qcow2_chain_layer_name(merge->chain, merge->base), name, self->unclear);
 }
 
-static bool check_header(Sibling *self, const char *path, GError **error);
+static bool check_unreadable(const Sibling *self, const char *path, const char *cause, GError **error)
+{
+    const Qcow2Merge *merge = self->merge;
+    g_autofree char *subject = strcmp(path, self->path) == 0 ? g_strdup("it") : g_strdup_printf("'%s'", path);
+
+    return !is_doubt(self)
+        || qcow2_fail(error, QCOW2_ERROR_IN_USE,
+                      "'%s' may be backed by '%s' and read otherwise then: %s cannot be read (%s); run this"
+                      " as a user who may read it, or move it to another folder; --force merges all the same",
+                      self->path, qcow2_chain_layer_name(merge->chain, merge->base), subject, cause);
+}
+
+/* ---- Their data files -------------------------------------------------------------------------- */
+
+/* Whether data in the layer's file, or in its data file, is overwritten or given back. */
+static bool loses_data(const Qcow2Merge *merge, unsigned index)
+{
+    if (index == merge->base) {
+        return merge->changes_base;
+    }
+    return (index == 0 && merge->top == 0 && !keeps_image(merge))
+        || qcow2_merge_find_kept_layer(merge, index);
+}
+
+static bool fail_data(const Sibling *self, const char *path, const char *data_file, const Qcow2Layer *layer,
+                      GError **error)
+{
+    bool is_own = strcmp(path, self->path) == 0;
+    g_autofree char *through = is_own ? g_strdup("") : g_strdup_printf(" reads '%s', which", path);
+    g_autofree char *also = layer->has_data_identity ? g_strdup_printf(", as '%s' does,", layer->place->shown)
+                                                     : g_strdup("");
+
+    return qcow2_fail(error, QCOW2_ERROR_IN_USE,
+                      "'%s'%s keeps its data in '%s'%s and would read otherwise; it cannot be preserved,"
+                      " --force merges all the same", self->path, through, data_file, also);
+}
+
+static bool check_data_place(const Sibling *self, const Qcow2Place *place, const char *path, GError **error)
+{
+    const Qcow2Merge *merge = self->merge;
+    unsigned index = qcow2_merge_find_layer(merge, place);
+
+    return index == UINT_MAX || !loses_data(merge, index) || merge->options->force
+        || fail_data(self, path, place->shown, qcow2_chain_layer(merge->chain, index), error);
+}
+
+/* In the image's folder or, as QEMU has it, in the working directory. */
+static bool check_data_file(const Sibling *self, const char *name, const char *path, GError **error)
+{
+    g_autofree char *folder = g_path_get_dirname(path);
+    g_autofree char *beside = g_path_is_absolute(name) ? NULL : g_build_filename(folder, name, NULL);
+    Qcow2Place here = { .kind = QCOW2_PLACE_FILE, .target = (char *)name, .shown = (char *)name };
+    Qcow2Place there = { .kind = QCOW2_PLACE_FILE, .target = beside, .shown = beside };
+
+    return check_data_place(self, &here, path, error)
+        && (!beside || check_data_place(self, &there, path, error));
+}
+
+/* ---- What they are backed by ------------------------------------------------------------------- */
+
+static bool check_header(Sibling *self, const Qcow2Place *place, GError **error);
+static bool check_below(Sibling *self, const Qcow2Place *place, GError **error);
 
 /* What is below @place is looked at as well, until it joins the chain. */
 static bool check_place(Sibling *self, const Qcow2Place *place, GError **error)
@@ -139,13 +212,15 @@ static bool check_place(Sibling *self, const Qcow2Place *place, GError **error)
     if (index != UINT_MAX) {
         return check_layer(self, index, place, error);
     }
-    if (qcow2_merge_find_kept(self->merge, place)) {
-        return true;
-    }
-    if (place->backing || place->no_backing) {
-        return !place->backing || check_place(self, place->backing, error);
-    }
-    return place->kind != QCOW2_PLACE_FILE || check_header(self, place->target, error);
+    return qcow2_merge_find_kept(self->merge, place) || check_below(self, place, error);
+}
+
+/* What the name says goes before what the header says. */
+static bool check_below(Sibling *self, const Qcow2Place *place, GError **error)
+{
+    return (!place->backing || check_place(self, place->backing, error))
+        && (!place->data_file || check_data_place(self, place->data_file, place->shown, error))
+        && (place->kind != QCOW2_PLACE_FILE || check_header(self, place, error));
 }
 
 /* A name that is not understood, or no file: for QEMU it may be one all the same. */
@@ -165,33 +240,54 @@ static bool check_mentioned(Sibling *self, const char *name, const char *folder,
     return ok;
 }
 
+/* Also where one may not look: reading it fails then. */
 static bool exists(const Qcow2Place *place)
 {
-    return place->kind != QCOW2_PLACE_FILE || g_file_test(place->target, G_FILE_TEST_EXISTS);
+    struct stat st;
+
+    return place->kind != QCOW2_PLACE_FILE || stat(place->target, &st) == 0
+        || (errno != ENOENT && errno != ENOTDIR && errno != ELOOP && errno != ENAMETOOLONG);
 }
 
-/* What cannot be read, or is marked, has nothing that could change. */
-static bool check_header(Sibling *self, const char *path, GError **error)
+static bool check_name(Sibling *self, const char *name, const char *path, GError **error)
 {
     g_autofree char *folder = g_path_get_dirname(path);
+    g_autoptr(GError) cause = NULL;
+    g_autoptr(Qcow2Place) place = qcow2_place_parse(name, folder, false, &cause);
+
+    if (place && exists(place)) {
+        return check_place(self, place, error);
+    }
+    return check_mentioned(self, name, folder, cause ? cause->message : "there is no such file", error);
+}
+
+/* What is marked has nothing that could change. */
+static bool check_header(Sibling *self, const Qcow2Place *place, GError **error)
+{
+    const char *path = place->target;
+    g_autofree char *name = NULL, *data_file = NULL;
     g_autoptr(GError) cause = NULL;
     Qcow2Peek peek;
 
     if (self->n_headers++ >= MAX_HEADERS) {
         return true;
     }
-    g_autofree char *name = qcow2_peek_backing_name(path, &peek);
-    if (!name || (peek.incompatible & QCOW2_INCOMPAT_MERGED)) {
+    if (!qcow2_peek_names(path, &peek, &name, &data_file, &cause)) {
+        return check_unreadable(self, path, cause->message, error);
+    }
+    if (peek.incompatible & QCOW2_INCOMPAT_MERGED) {
+        return true;
+    }
+    if (data_file && !place->data_file && !check_data_file(self, data_file, path, error)) {
+        return false;
+    }
+    if (!name || place->backing || place->no_backing) {
         return true;
     }
     if (!peek.is_qcow2) {
         self->unclear = "one of its layers is neither qcow2 nor raw";
     }
-    g_autoptr(Qcow2Place) place = qcow2_place_parse(name, folder, false, &cause);
-    if (place && exists(place)) {
-        return check_place(self, place, error);
-    }
-    return check_mentioned(self, name, folder, cause ? cause->message : "there is no such file", error);
+    return check_name(self, name, path, error);
 }
 
 /* ---- Where they are ---------------------------------------------------------------------------- */
@@ -204,10 +300,7 @@ static bool check_place_at(const Qcow2Merge *merge, const char *path, const Qcow
         return true;
     }
     sibling.is_kept = qcow2_merge_find_kept(merge, place);
-    if (place->backing || place->no_backing) {
-        return !place->backing || check_place(&sibling, place->backing, error);
-    }
-    return place->kind != QCOW2_PLACE_FILE || check_header(&sibling, place->target, error);
+    return check_below(&sibling, place, error);
 }
 
 static bool check_chain(const Qcow2Merge *merge, const Qcow2Chain *chain, GError **error)
@@ -234,12 +327,53 @@ static bool check_opened(const Qcow2Merge *merge, GError **error)
     return true;
 }
 
+/* What is known for neither a file nor a device, nor a link to one, need not be looked at. */
+static bool may_be_image(const struct dirent *entry)
+{
+    return entry->d_type == DT_REG || entry->d_type == DT_BLK || entry->d_type == DT_LNK
+        || entry->d_type == DT_UNKNOWN;
+}
+
+/* Returns 0, or errno when not all of it could be listed. */
+static int list_folder(const char *folder, GPtrArray *names)
+{
+    const struct dirent *entry;
+    DIR *dir = opendir(folder);
+
+    if (!dir) {
+        return errno;
+    }
+    while ((errno = 0, entry = readdir(dir))) {
+        if (may_be_image(entry)) {
+            g_ptr_array_add(names, g_strdup(entry->d_name));
+        }
+    }
+    int errnum = errno;
+    closedir(dir);
+    return errnum;
+}
+
+static bool check_unlisted(const Qcow2Merge *merge, const char *folder, int errnum, GError **error)
+{
+    Sibling any = { .merge = merge };
+
+    return errnum == ENOENT || !is_doubt(&any)
+        || qcow2_fail(error, QCOW2_ERROR_IN_USE,
+                      "'%s': the folder cannot be listed (%s), and an image in it may be backed by '%s' and"
+                      " read otherwise then; run this as a user who may list it, --force merges all the same",
+                      folder, g_strerror(errnum), qcow2_chain_layer_name(merge->chain, merge->base));
+}
+
 static bool check_folder(const Qcow2Merge *merge, const char *folder, GError **error)
 {
-    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
-    const char *name;
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    int errnum = list_folder(folder, names);
 
-    while (dir && (name = g_dir_read_name(dir))) {
+    if (errnum != 0 && !check_unlisted(merge, folder, errnum, error)) {
+        return false;
+    }
+    for (guint i = 0; i < names->len; i++) {
+        const char *name = g_ptr_array_index(names, i);
         bool is_here = strcmp(folder, ".") == 0;
         g_autofree char *path = is_here ? g_strdup(name) : g_build_filename(folder, name, NULL);
         Qcow2Place place = { .kind = QCOW2_PLACE_FILE, .target = path, .shown = path };
@@ -255,8 +389,9 @@ static bool check_folder_once(const Qcow2Merge *merge, const char *folder, GHash
 {
     const char *opened = *folder ? folder : ".";
     char *real = realpath(opened, NULL);
+    const char *known = real ? real : opened;
     /* Volumes have folders of their own; all devices of a machine are nobody's chain. */
-    bool skips = !real || strcmp(real, "/dev") == 0 || !g_hash_table_add(seen, g_strdup(real));
+    bool skips = strcmp(known, "/dev") == 0 || !g_hash_table_add(seen, g_strdup(known));
 
     free(real);
     return skips || check_folder(merge, opened, error);

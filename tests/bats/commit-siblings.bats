@@ -21,6 +21,27 @@ assert_refused() {
     assert_image_unchanged *.qcow2
 }
 
+# as_other COMMAND…: run it as a user who is not root
+as_other() {
+    setpriv --reuid 65534 --regid 65534 --clear-groups "$@"
+}
+
+# make_unreadable: siblings, where that user may read and write all but other.qcow2
+make_unreadable() {
+    require_root
+    require setpriv
+    local folder
+    mkdir vm && cd vm || return
+    make_siblings
+    chown 65534 . base.qcow2 top.qcow2
+    chmod 600 other.qcow2
+    # The way to here is open only to root.
+    for folder in "$BATS_TEST_TMPDIR" "${BATS_TEST_TMPDIR%/*}" "${BATS_TEST_TMPDIR%/*/*}"; do
+        chmod o+x "$folder"
+    done
+    as_other qcow-commit --version >/dev/null && as_other test -x . || skip "another user cannot come here"
+}
+
 # ---- snapshots of the merged images ------------------------------------------------------------------
 
 @test "siblings: the image's snapshots lose the layers between, also when the base stays as it is" {
@@ -214,6 +235,84 @@ assert_refused() {
     assert_noted far/sib.qcow2
 }
 
+@test "siblings: a file that cannot be read may be one" {
+    make_unreadable
+    note other.qcow2 top.qcow2
+    chmod 644 ./*.raw
+    assert_refused "'other.qcow2' may be backed by 'base.qcow2'" "it cannot be read (Permission denied)" "--force" \
+        -- as_other qcow-commit top.qcow2
+    assert_refused "'other.qcow2' may be backed by 'base.qcow2'" -- as_other qcow-commit --dry-run top.qcow2
+    assert_noted other.qcow2
+    # As is what it is backed by, wherever that is, and what it only leads to
+    mkdir -p far closed
+    mv other.qcow2 far/
+    qemu-img rebase -u -b "$PWD/base.qcow2" -F qcow2 far/other.qcow2
+    make_image upper.qcow2 8M -b far/other.qcow2 -F qcow2
+    chmod 644 upper.qcow2
+    assert_refused "'upper.qcow2' may be backed by 'base.qcow2'" "'./far/other.qcow2' cannot be read" -- \
+        as_other qcow-commit top.qcow2
+    mv far/other.qcow2 closed/
+    chmod 700 closed
+    qemu-img rebase -u -b closed/other.qcow2 -F qcow2 upper.qcow2
+    assert_refused "'./closed/other.qcow2' cannot be read (Permission denied)" -- as_other qcow-commit top.qcow2
+    rm upper.qcow2
+    ln -s closed/other.qcow2 link
+    assert_refused "'link' may be backed by 'base.qcow2'" -- as_other qcow-commit top.qcow2
+    rm link
+    as_other qcow-commit -q top.qcow2
+    assert_noted top.qcow2
+}
+
+@test "siblings: a folder that cannot be listed may hold one" {
+    make_unreadable
+    chmod 644 other.qcow2
+    chown 0 .
+    chmod 711 .
+    assert_refused "'.': the folder cannot be listed (Permission denied)" "may be backed by 'base.qcow2'" "--force" -- \
+        as_other qcow-commit top.qcow2
+    note top.qcow2
+    as_other qcow-commit -q --force top.qcow2
+    assert_noted top.qcow2
+    # One that is not the chain's is not looked into.
+    chmod 755 .
+    qemu-img rebase -u -b '' other.qcow2
+    mkdir closed
+    chmod 700 closed
+    make_image again.qcow2 8M -b base.qcow2 -F qcow2
+    guest_write again.qcow2 6M 64K F
+    chown 65534 again.qcow2
+    as_other qcow-commit -q --force top.qcow2
+    note again.qcow2
+    rm top.qcow2
+    as_other qcow-commit -q again.qcow2
+    assert_noted again.qcow2
+}
+
+@test "siblings: what cannot be read hinders no merge that changes nothing, and what is no image none at all" {
+    make_unreadable
+    rm top.qcow2
+    make_image top.qcow2 8M -b base.qcow2 -F qcow2
+    chown 65534 top.qcow2
+    note other.qcow2 top.qcow2
+    chmod 600 other.qcow2
+    as_other qcow-commit -q top.qcow2
+    assert_noted other.qcow2 top.qcow2
+    guest_write top.qcow2 0 64K B
+    note top.qcow2
+    rm other.qcow2
+    mkdir folder
+    mkfifo pipe
+    python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket")'
+    : >lock
+    echo 12345 >pid
+    chmod 600 folder pipe socket lock pid
+    ln -s gone dangling
+    ln -s loop loop
+    ln -s pipe to-pipe
+    as_other qcow-commit -q top.qcow2
+    assert_noted top.qcow2
+}
+
 # ---- what --preserve takes ---------------------------------------------------------------------------
 
 @test "preserve: the base cannot be, and below it there is nothing to preserve" {
@@ -375,4 +474,67 @@ assert_refused() {
     assert_noted mid.qcow2 top.qcow2
     snapshot_raw top.qcow2 early again.raw
     cmp early.raw again.raw
+}
+
+@test "siblings: an image whose data file is the base, or that of a merged image" {
+    truncate -s 4M base.raw
+    qemu-img create -q -f qcow2 -o data_file=base.raw,data_file_raw=on wrap.qcow2 4M
+    guest_write wrap.qcow2 0 1M A
+    make_image top.qcow2 4M -b base.raw -F raw
+    guest_write top.qcow2 512K 64K B
+    note wrap.qcow2
+    cp base.raw before.raw
+    assert_refused "'wrap.qcow2' keeps its data in 'base.raw' and would read otherwise" "cannot be preserved" -- \
+        qcow-commit top.qcow2
+    assert_refused "'wrap.qcow2'" -- qcow-commit --preserve wrap.qcow2 -- top.qcow2
+    mkdir far
+    mv wrap.qcow2 far/
+    cp base.raw far/away.raw
+    python3 - far/wrap.qcow2 <<'END'
+import sys
+with open(sys.argv[1], "r+b") as image:
+    start = image.read(65536)
+    at = start.index(b"base.raw")
+    image.seek(at)
+    image.write(b"away.raw")
+END
+    cp far/wrap.qcow2 other.qcow2
+    make_image over.qcow2 4M -u -b far/wrap.qcow2 -F qcow2
+    run -0 qcow-commit --dry-run top.qcow2
+    ln -f base.raw far/away.raw
+    assert_refused "'over.qcow2' reads './far/wrap.qcow2', which keeps its data in './far/away.raw' and would" -- \
+        qcow-commit top.qcow2
+    cmp base.raw before.raw
+    rm over.qcow2
+    note top.qcow2
+    qcow-commit -q top.qcow2
+    assert_noted top.qcow2
+}
+
+@test "siblings: an image that shares its data file with the base, or with the image" {
+    local name
+    for name in base top; do
+        truncate -s 4M $name.data
+        qemu-img create -q -f qcow2 -o data_file=$name.data,data_file_raw=on $name-twin.qcow2 4M
+        guest_write $name-twin.qcow2 0 1M A
+    done
+    qemu-img create -q -f qcow2 -o data_file=base.data base.qcow2 4M
+    qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 -o data_file=top.data top.qcow2 4M
+    guest_write base.qcow2 0 1M A
+    guest_write top.qcow2 0 1M A
+    note base-twin.qcow2 top-twin.qcow2
+    mkdir aside
+    mv top-twin.qcow2 aside
+    assert_refused "'base-twin.qcow2' keeps its data in 'base.data', as 'base.qcow2' does," -- qcow-commit top.qcow2
+    mv base-twin.qcow2 aside
+    mv aside/top-twin.qcow2 .
+    assert_refused "'top-twin.qcow2' keeps its data in 'top.data', as 'top.qcow2' does, and would read" -- \
+        qcow-commit top.qcow2
+    # Base gets its data, and keeps the same; the image is not emptied.
+    guest_write top.qcow2 2M 64K B
+    note top.qcow2 top-twin.qcow2
+    qcow-commit -q -d top.qcow2
+    assert_noted top.qcow2 top-twin.qcow2
+    qcow-commit -q --force top.qcow2
+    assert_noted top.qcow2
 }

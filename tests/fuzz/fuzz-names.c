@@ -75,6 +75,13 @@ static void try_peek(const uint8_t *data, size_t size)
         g_assert_cmpuint(peek.name_len, <=, QCOW2_MAX_BACKING_NAME);
         g_assert_true(peek.is_qcow2 || peek.incompatible == 0);
     }
+    if (peek.area_len > 0) {
+        g_autofree uint8_t *area = g_malloc0(peek.area_len);
+        memcpy(area, data, MIN(size, peek.area_len));
+        g_autofree char *data_file = qcow2_peek_data_file(area, &peek);
+        g_assert_cmpuint(peek.area_len, <=, BIT(QCOW2_MAX_CLUSTER_BITS));
+        g_assert_true(!data_file || strlen(data_file) < peek.area_len);
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
