@@ -9,6 +9,7 @@
 #include "image/stable.h"
 #include "util/bits.h"
 #include "util/error.h"
+#include "util/progress.h"
 
 /* A table may be torn when it is read; the next pass reads it whole. */
 #define MAX_TRIES 3u
@@ -199,5 +200,6 @@ bool qcow2_check(Qcow2Chain *chain, Qcow2CheckFunc func, void *data, Qcow2CheckR
         return false;
     }
     warn_of_dirty_image(chain, image, ret_result);
+    qcow2_progress_finish(progress);
     return true;
 }

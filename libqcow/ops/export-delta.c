@@ -153,7 +153,9 @@ bool qcow2_export_map(Qcow2State *from, Qcow2State *to, const Qcow2ExportOptions
            && (choice = qcow2_export_choice(&job, qcow2_overlay_unit(&header), true, error))
            && map_windows(choice, func, data, progress, error)
            && qcow2_witness_end(job.witness, error);
-    if (!ok) {
+    if (ok) {
+        qcow2_progress_finish(progress);
+    } else {
         qcow2_witness_explain(job.witness, error);
     }
     qcow2_witness_free(job.witness);

@@ -9,6 +9,7 @@
 #include "move/output.h"
 #include "ops/vmstate.h"
 #include "util/error.h"
+#include "util/progress.h"
 
 #define MAX_NAME_BYTES 180u      /* of a snapshot's name in a file name, which may have 255 in all */
 
@@ -202,6 +203,7 @@ bool qcow2_externalize(Qcow2Chain *chain, const char *folder, Qcow2ExternalizeFu
     }
     if (write_all(&self, error)) {
         report(&self, func, data);
+        qcow2_progress_finish(progress);
         return true;
     }
     for (guint i = 0; i < made->len; i++) {

@@ -439,5 +439,8 @@ bool qcow2_import_delta(Qcow2Chain *chain, const char *delta, const Qcow2ImportO
         };
     }
     clear_import(&import);
+    if (ok) {
+        qcow2_progress_finish(progress);
+    }
     return ok;
 }

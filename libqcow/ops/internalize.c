@@ -172,7 +172,9 @@ bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qc
         return false;
     }
     bool ok = write_output(&self, output, overwrite, witness, error);
-    if (!ok) {
+    if (ok) {
+        qcow2_progress_finish(progress);
+    } else {
         qcow2_witness_explain(witness, error);
     }
     return ok;

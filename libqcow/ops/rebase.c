@@ -143,16 +143,14 @@ bool qcow2_rebase(Qcow2Chain *chain, const Qcow2RebaseOptions *options, Qcow2Mov
     if (!check_options(chain, &keep, error)) {
         return false;
     }
-    if (options->name_only) {
-        return set_name(chain, &keep, error);
-    }
-    if (has_name && !(below = open_new_chain(chain, options, error))) {
+    if (has_name && !options->name_only && !(below = open_new_chain(chain, options, error))) {
         return false;
     }
     keep.below = below;
-    if (!qcow2_keep(&keep, ret_result, progress, error)) {
-        return false;
+    bool ok = options->name_only ? set_name(chain, &keep, error)
+                                 : qcow2_keep(&keep, ret_result, progress, error);
+    if (ok) {
+        qcow2_progress_finish(progress);
     }
-    qcow2_progress_finish(progress);
-    return true;
+    return ok;
 }

@@ -3,6 +3,7 @@
 #include "chain/chain.h"
 #include "image/repair.h"
 #include "util/error.h"
+#include "util/progress.h"
 
 typedef struct Report {
     Qcow2CheckFunc func;
@@ -28,6 +29,9 @@ bool qcow2_repair(Qcow2Chain *chain, Qcow2Repair what, Qcow2CheckFunc func, void
     if (image->kind == QCOW2_IMAGE_RAW) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "a raw image has no metadata to repair");
     }
-    return qcow2_image_repair(image, what, hand_on, &report, ret_result, progress, error)
-        || qcow2_fail_unchanged(error, qcow2_chain_layer_name(chain, 0));
+    if (!qcow2_image_repair(image, what, hand_on, &report, ret_result, progress, error)) {
+        return qcow2_fail_unchanged(error, qcow2_chain_layer_name(chain, 0));
+    }
+    qcow2_progress_finish(progress);
+    return true;
 }

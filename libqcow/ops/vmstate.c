@@ -59,9 +59,13 @@ bool qcow2_vmstate_export(Qcow2Chain *chain, const char *state, const char *file
                           qcow2_chain_layer_name(chain, 0), snapshot->snapshot_name);
     }
     g_autoptr(Qcow2Output) output = qcow2_output_new(file, overwrite, QCOW2_CACHE_WRITEBACK, error);
-    return output && qcow2_output_trace(output, chain->options.trace, error)
-        && qcow2_vmstate_write(snapshot, qcow2_output_io(output), progress, error)
-        && qcow2_output_publish(output, error);
+    bool ok = output && qcow2_output_trace(output, chain->options.trace, error)
+           && qcow2_vmstate_write(snapshot, qcow2_output_io(output), progress, error)
+           && qcow2_output_publish(output, error);
+    if (ok) {
+        qcow2_progress_finish(progress);
+    }
+    return ok;
 }
 
 /* ---- In and away ------------------------------------------------------------------------------- */
@@ -161,7 +165,9 @@ static bool run_change(Qcow2Chain *chain, const char *state, Qcow2Io *source, ui
 
     qcow2_editor_free(change.editor);
     qcow2_batch_free(change.batch);
-    if (!ok) {
+    if (ok) {
+        qcow2_progress_finish(progress);
+    } else {
         g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(chain, 0));
     }
     return ok;

@@ -150,6 +150,9 @@ void qcow2_progress_finish(Qcow2Progress *progress)
 {
     if (progress && progress->func) {
         g_mutex_lock(&progress->report_mutex);
+        g_mutex_lock(&progress->mutex);
+        progress->total_bytes = progress->done_bytes;
+        g_mutex_unlock(&progress->mutex);
         report_locked(progress);
         g_mutex_unlock(&progress->report_mutex);
     }

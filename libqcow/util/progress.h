@@ -17,7 +17,10 @@ bool qcow2_progress_advance(Qcow2Progress *progress, uint64_t bytes, GError **er
 /** qcow2_progress_check: only the test for cancellation. */
 bool qcow2_progress_check(Qcow2Progress *progress, GError **error);
 
-/** qcow2_progress_finish: reports the end, whatever the rhythm of reports. */
+/**
+ * qcow2_progress_finish: of an operation that succeeded. Reports the end, whatever the rhythm of reports;
+ * what was expected and turned out to be no work counts no more.
+ */
 void qcow2_progress_finish(Qcow2Progress *progress);
 
 #endif

@@ -357,3 +357,41 @@ make_base_and_top() {
         run -2 qcow-export-delta $arguments
     done
 }
+
+@test "progress: what is done ends at 100%, whatever it turned out to be" {
+    local command
+    while read -r command; do
+        rm -rf ./*
+        CHAIN_SIZE=16M make_chain base.qcow2 mid.qcow2 top.qcow2
+        guest_write base.qcow2 0 16M 1
+        qemu_io mid.qcow2 'write -P 2 0 4M' 'write -P 1 8M 2M'
+        guest_write top.qcow2 1M 4M 3
+        qemu-img snapshot -c s1 top.qcow2
+        guest_write top.qcow2 3M 1M 4
+        qemu-img snapshot -c s2 top.qcow2
+        make_image empty.qcow2 16M
+        qcow-export-delta -q top.qcow2 @empty s1 delta.qcow2
+        # shellcheck disable=SC2086  # a command line
+        run ${command%% *} -p ${command#* }
+        ((status == 0)) || fail "$command: $output"
+        [[ $(tr '\r' '\n' <<<"$output" | grep '/100%)' | tail -n 1) == "    (100.00/100%)" ]] ||
+            fail "$command: $output"
+    done <<'END'
+qcow-check top.qcow2
+qcow-check -r all top.qcow2
+qcow-commit --force -b base.qcow2 top.qcow2
+qcow-compare top.qcow2 top.qcow2
+qcow-copy -O qcow2 top.qcow2 new.qcow2
+qcow-export-delta top.qcow2 s1 s2 new.qcow2
+qcow-export-delta --map top.qcow2 s1 s2
+qcow-externalize top.qcow2 history
+qcow-import-delta --name s1 delta.qcow2 empty.qcow2
+qcow-internalize mid.qcow2 new.qcow2
+qcow-plan --run --drop=mid.qcow2 top.qcow2
+qcow-pull -b base.qcow2 top.qcow2
+qcow-rebase -b base.qcow2 -F qcow2 top.qcow2
+qcow-rebase -u -b base.qcow2 -F qcow2 top.qcow2
+qcow-trim mid.qcow2
+qcow-trim --shrink mid.qcow2
+END
+}
