@@ -29,6 +29,8 @@ typedef struct Comparison {
     uint64_t strict_end; /* where QEMU's last runs differ, see last-run.h */
     Qcow2Diff *diff;
     Qcow2Mapper *mapper_a, *mapper_b;
+    Qcow2Progress *progress;
+    uint64_t at;                      /* guest offset up to which it was told */
     Qcow2DiffFunc func;
     void *data;
     Qcow2DiffExtent held;             /* not given out yet: the next may continue it; of no length at first */
@@ -292,7 +294,7 @@ static bool compare_slice(Comparison *self, GError **error)
         self->result->bytes_read += items(self->slice)[i].end - items(self->slice)[i].start;
     }
     if (!qcow2_drop_same_bytes(self->a, self->b, SECTOR_SIZE, self->a->chain->options.n_threads, self->slice,
-                               error)) {
+                               self->progress, error)) {
         return false;
     }
     if (self->slice->len == 0) {
@@ -306,6 +308,14 @@ static bool compare_slice(Comparison *self, GError **error)
     }
     self->stopped = !self->func;
     return self->stopped || give_slice(self, error);
+}
+
+static bool advance_to(Comparison *self, uint64_t offset, GError **error)
+{
+    uint64_t n = offset - self->at;
+
+    self->at = offset;
+    return qcow2_progress_advance(self->progress, n, error);
 }
 
 /* Compares the bytes of the ranges from @start to @end, a slice at a time, until something says stop. */
@@ -326,7 +336,7 @@ static bool compare_ranges(Comparison *self, uint64_t start, uint64_t end, GErro
         }
         i += slice_end == range.end || range.start >= range.end;
         if (bytes >= self->slice_bytes || i == self->ranges->len) {
-            if (!compare_slice(self, error)) {
+            if (!compare_slice(self, error) || !advance_to(self, start, error)) {
                 return false;
             }
             g_array_set_size(self->slice, 0);
@@ -377,15 +387,14 @@ static bool compare_last_runs(Comparison *self, GError **error)
     return true;
 }
 
-static bool compare_contents(Comparison *self, Qcow2Progress *progress, GError **error)
+static bool compare_contents(Comparison *self, GError **error)
 {
     uint64_t size = MAX(self->a->size, self->b->size);
 
-    qcow2_progress_expect(progress, size);
+    qcow2_progress_expect(self->progress, size);
     for (uint64_t start = 0; start < size && !self->stopped;) {
         uint64_t end;
-        if (!compare_window(self, start, size, &end, error)
-            || !qcow2_progress_advance(progress, end - start, error)) {
+        if (!compare_window(self, start, size, &end, error) || !advance_to(self, end, error)) {
             return false;
         }
         start = end;
@@ -393,7 +402,7 @@ static bool compare_contents(Comparison *self, Qcow2Progress *progress, GError *
     if (self->func) {
         give_held(self);
     }
-    qcow2_progress_finish(progress);
+    qcow2_progress_finish(self->progress);
     return true;
 }
 
@@ -405,6 +414,7 @@ bool qcow2_compare(Qcow2State *a, Qcow2State *b, const Qcow2CompareOptions *opti
         .b = b,
         .strict = options && options->strict,
         .slice_bytes = FIRST_SLICE_BYTES,
+        .progress = progress,
         .func = func,
         .data = data,
         .result = ret_result,
@@ -419,5 +429,5 @@ bool qcow2_compare(Qcow2State *a, Qcow2State *b, const Qcow2CompareOptions *opti
         set_verdict(&self, QCOW2_COMPARE_SIZE, 0);
         return true;
     }
-    return (!self.strict || compare_last_runs(&self, error)) && compare_contents(&self, progress, error);
+    return (!self.strict || compare_last_runs(&self, error)) && compare_contents(&self, error);
 }

@@ -23,6 +23,7 @@ Qcow2Choice *qcow2_export_choice(const Qcow2Export *job, uint64_t unit, bool ali
         .compare_data = job->options->compare_data,
         .n_threads = job->to->chain->options.n_threads,
         .not_aligned = !aligned,
+        .progress = job->progress,
     };
 
     return qcow2_choice_new(job->from, job->to, &options, error);

@@ -140,7 +140,7 @@ static GArray *find_same(Trim *self, Qcow2State *other, const GArray *ranges, GE
     g_autoptr(GArray) kept = g_array_copy((GArray *)ranges);
 
     return qcow2_drop_same_bytes(self->state, other, self->layout->cluster_size, self->image->n_threads, kept,
-                                 error)
+                                 self->progress, error)
          ? subtract(self, ranges, kept) : NULL;
 }
 

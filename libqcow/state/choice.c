@@ -3,6 +3,7 @@
 
 #include "util/error.h"
 #include "state/same-bytes.h"
+#include "util/progress.h"
 
 /* Extents remembered from the first walk; an export that needs more walks through the tables again. */
 #define REMEMBERED_EXTENTS (UINT64_C(1) << 20)
@@ -126,7 +127,8 @@ static bool find_extents(Qcow2Choice *choice, uint64_t start, uint64_t *ret_end,
     const Qcow2ChoiceOptions *options = &choice->options;
 
     g_array_set_size(choice->scratch, 0);
-    if (!find_ranges(choice, start, ret_end, error) || !replace_past(choice, start, *ret_end, error)) {
+    if (!qcow2_progress_check(options->progress, error) || !find_ranges(choice, start, ret_end, error)
+        || !replace_past(choice, start, *ret_end, error)) {
         return false;
     }
     if (!options->not_aligned || options->compare_data) {
@@ -134,7 +136,7 @@ static bool find_extents(Qcow2Choice *choice, uint64_t start, uint64_t *ret_end,
     }
     if (options->compare_data
         && !qcow2_drop_same_bytes(choice->from, choice->to, options->unit, options->n_threads, choice->ranges,
-                                  error)) {
+                                  options->progress, error)) {
         return false;
     }
     return choice->ranges->len == 0

@@ -16,6 +16,7 @@ typedef struct Qcow2ChoiceOptions {
     uint64_t past_from;       /* guest offset */
     bool everything;          /* all of @to, also what does not differ */
     uint64_t end;             /* where to stop in @to; 0: at its end */
+    Qcow2Progress *progress;  /* NULL, or what can cancel the search; nothing is reported to it; borrowed */
 } Qcow2ChoiceOptions;
 
 /** qcow2_choice_new: both states are borrowed; everything is cut at the end of @to. */

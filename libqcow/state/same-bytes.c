@@ -7,6 +7,7 @@
 #include "util/bits.h"
 #include "util/error.h"
 #include "util/pool.h"
+#include "util/progress.h"
 
 #define PIECE_SIZE  (UINT64_C(2) << 20)       /* what one task compares; a whole number of units */
 #define BUFFER_SIZE (UINT64_C(64) << 10)
@@ -18,6 +19,7 @@ typedef struct Comparison {
     Qcow2ReaderPool *readers;
     GArray *pieces;                           /* Qcow2Range */
     GPtrArray *results;                       /* GArray of Qcow2Range for each piece: what differs */
+    Qcow2Progress *progress;
 } Comparison;
 
 /* The index of the extent that holds @offset. */
@@ -89,7 +91,8 @@ static bool compare_buffers(const Comparison *comparison, const Buffers *buffers
 {
     for (uint64_t at = piece.start; at < piece.end;) {
         size_t len = MIN(BUFFER_SIZE, piece.end - at);
-        if (!read_range(comparison->a, buffers->reader_a, comparison->extents_a, at, buffers->a, len, error)
+        if (!qcow2_progress_check(comparison->progress, error)
+            || !read_range(comparison->a, buffers->reader_a, comparison->extents_a, at, buffers->a, len, error)
             || !read_range(comparison->b, buffers->reader_b, comparison->extents_b, at, buffers->b, len,
                            error)) {
             return false;
@@ -140,7 +143,7 @@ static void free_ranges(gpointer ranges)
 }
 
 bool qcow2_drop_same_bytes(Qcow2State *a, Qcow2State *b, uint64_t unit, unsigned n_threads, GArray *ranges,
-                           GError **error)
+                           Qcow2Progress *progress, GError **error)
 {
     g_autoptr(GArray) extents_a = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
     g_autoptr(GArray) extents_b = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
@@ -148,7 +151,7 @@ bool qcow2_drop_same_bytes(Qcow2State *a, Qcow2State *b, uint64_t unit, unsigned
     g_autoptr(GPtrArray) results = g_ptr_array_new_with_free_func(free_ranges);
     g_autoptr(Qcow2ReaderPool) readers = qcow2_reader_pool_new();
     const Qcow2Range *items = (const Qcow2Range *)(const void *)ranges->data;
-    Comparison comparison = { a, b, unit, extents_a, extents_b, readers, pieces, results };
+    Comparison comparison = { a, b, unit, extents_a, extents_b, readers, pieces, results, progress };
 
     if (!qcow2_state_resolve(a, items, ranges->len, QCOW2_NO_STOP, extents_a, error)
         || !qcow2_state_resolve(b, items, ranges->len, QCOW2_NO_STOP, extents_b, error)) {

@@ -9,10 +9,11 @@
  * qcow2_drop_same_bytes:
  * @unit: a power of two; whole units are kept or dropped, parts of them only at the ends of a range
  * @ranges: of one window; those in which both states hold the same bytes are taken out
+ * @progress: NULL, or what can cancel it; nothing is reported to it
  *
  * Reads both states in parallel. Past its end a state reads as zeros.
  */
 bool qcow2_drop_same_bytes(Qcow2State *a, Qcow2State *b, uint64_t unit, unsigned n_threads, GArray *ranges,
-                           GError **error);
+                           Qcow2Progress *progress, GError **error);
 
 #endif

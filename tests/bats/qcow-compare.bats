@@ -247,3 +247,15 @@ l2_table() {
     run -0 qcow-compare --output=json one/o.qcow2 two/o.qcow2
     assert_json '.verdict == "identical" and .["bytes-read"] == 0'
 }
+
+@test "compare: while bytes are compared it can be interrupted, and progress moves" {
+    require nbdkit
+    local started
+    head -c 200M /dev/urandom >a.raw
+    cp a.raw b.raw
+    start_nbdkit slow.sock --filter=rate file b.raw rate=160M
+    started=$SECONDS
+    run -143 timeout --preserve-status -s TERM 2 qcow-compare -p -f raw -F raw a.raw 'nbd+unix:///?socket=slow.sock'
+    ((SECONDS - started < 6)) || fail "it took $((SECONDS - started)) s"
+    grep -E "\(([1-9][0-9])\.[0-9]+/100%\)" <<<"$output" || fail "no progress: $output"
+}
