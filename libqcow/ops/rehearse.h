@@ -33,8 +33,8 @@ bool qcow2_need_in_image(Qcow2Room *room, Qcow2Image *image, uint64_t data_bytes
 typedef bool (*Qcow2RehearseFunc)(void *data, GError **error);
 
 /**
- * qcow2_rehearse: runs @func with @image on trial, and adds what was needed to @room. When nothing is left of
- * the room that a rehearsal takes itself, nothing is added: it is not known then.
+ * qcow2_rehearse: runs @func with @image on trial, and adds what was needed to @room. Without the
+ * room that a rehearsal takes itself, in $TMPDIR, nothing is added: it is not known then.
  */
 bool qcow2_rehearse(Qcow2Image *image, Qcow2RehearseFunc func, void *data, Qcow2Room *room, GError **error);
 
