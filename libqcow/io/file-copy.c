@@ -78,9 +78,18 @@ Qcow2CopyOutcome qcow2_file_clone_from(Qcow2Io *io, uint64_t offset, Qcow2Io *so
     return after_copy(file, error);
 }
 
+/* Where the file itself is: a name can be a link to another file system. */
+static char *folder_of(Qcow2Io *io)
+{
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", qcow2_io_get_fd(io));
+    g_autofree char *path = g_file_read_link(link, NULL);
+
+    return g_path_get_dirname(path ? path : io->name);
+}
+
 bool qcow2_io_file_may_share(Qcow2Io *io, Qcow2Io *source)
 {
-    g_autofree char *folder = g_path_get_dirname(io->name);
+    g_autofree char *folder = folder_of(io);
     struct file_clone_range range = { .src_fd = get_source_fd(source), .src_length = SHARE_UNIT };
 
     if (range.src_fd < 0 || qcow2_io_get_fd(io) < 0) {
