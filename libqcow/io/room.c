@@ -70,22 +70,39 @@ static FileSystem *find(Qcow2Room *room, dev_t device, uint64_t available)
     return &g_array_index(room->file_systems, FileSystem, room->file_systems->len - 1);
 }
 
-void qcow2_room_need(Qcow2Room *room, const Qcow2Io *io, uint64_t len_bytes)
+/* NULL: it is none, or not known. */
+static FileSystem *file_system_of(Qcow2Room *room, const Qcow2Io *io)
 {
     int fd = io->ops->get_fd ? io->ops->get_fd((Qcow2Io *)io) : -1;
     uint64_t available;
     struct stat st;
 
-    if (qcow2_io_is_trial(io) || fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)
-        || !qcow2_io_get_available(io, &available)) {
+    return !qcow2_io_is_trial(io) && fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)
+                && qcow2_io_get_available(io, &available)
+         ? find(room, st.st_dev, available) : NULL;
+}
+
+void qcow2_room_need(Qcow2Room *room, const Qcow2Io *io, uint64_t len_bytes)
+{
+    FileSystem *file_system = file_system_of(room, io);
+
+    if (!file_system) {
         return;
     }
-    FileSystem *file_system = find(room, st.st_dev, available);
     file_system->needed += MIN(len_bytes, UINT64_MAX - file_system->needed);
     if (len_bytes >= file_system->largest) {
         file_system->largest = len_bytes;
         g_free(file_system->name);
         file_system->name = g_strdup(io->name);
+    }
+}
+
+void qcow2_room_gain(Qcow2Room *room, const Qcow2Io *io, uint64_t len_bytes)
+{
+    FileSystem *file_system = file_system_of(room, io);
+
+    if (file_system) {
+        file_system->available += MIN(len_bytes, UINT64_MAX - file_system->available);
     }
 }
 

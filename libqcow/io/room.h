@@ -17,6 +17,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Room, qcow2_room_free)
  */
 void qcow2_room_need(Qcow2Room *room, const Qcow2Io *io, uint64_t len_bytes);
 
+/** qcow2_room_gain: @io will give @len_bytes back; nothing is noted where qcow2_room_need() notes nothing. */
+void qcow2_room_gain(Qcow2Room *room, const Qcow2Io *io, uint64_t len_bytes);
+
 /** qcow2_room_doubt: a place that cannot grow may be too small: a check without @error fails then. */
 void qcow2_room_doubt(Qcow2Room *room);
 

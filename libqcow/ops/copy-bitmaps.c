@@ -118,6 +118,41 @@ bool qcow2_copy_bitmaps(const Qcow2Copy *copy, Qcow2Batch *batch, Qcow2Image *ta
     return qcow2_bitmap_edit_finish(edit, error);
 }
 
+/* Of @image, on a disk of @size bytes in clusters of @layout: bits, their tables, and the directory. */
+static bool count_clusters(Qcow2Image *image, const Qcow2Layout *layout, uint64_t size, uint64_t *n_clusters,
+                           GError **error)
+{
+    g_autoptr(GArray) entries = qcow2_image_read_bitmaps(image, error);
+
+    for (guint i = 0; entries && i < entries->len; i++) {
+        const Qcow2BitmapEntry *entry = &g_array_index(entries, Qcow2BitmapEntry, i);
+        uint64_t n_bits = qcow2_div_round_up(size, BIT(entry->granularity_bits));
+        uint64_t n_data = qcow2_div_round_up(qcow2_div_round_up(n_bits, 8), layout->cluster_size);
+        uint64_t n_tables = qcow2_div_round_up(n_data * sizeof(uint64_t), layout->cluster_size);
+        *n_clusters += n_data + n_tables
+                     + qcow2_div_round_up(QCOW2_MAX_BITMAP_NAME + entry->extra_data_len, layout->cluster_size)
+                     + 1;
+    }
+    return entries != NULL;
+}
+
+bool qcow2_copy_most_of_bitmaps(const Qcow2Copy *copy, Qcow2Image *target, uint64_t *ret_bytes,
+                                GError **error)
+{
+    const Qcow2Layout *layout = &target->header.layout;
+    uint64_t n_clusters = 0;
+
+    if (!count_clusters(target, layout, target->size, &n_clusters, error)
+        || (copy->options->bitmaps
+            && !count_clusters(source_image(copy), layout, target->size, &n_clusters, error))) {
+        return false;
+    }
+    /* The counts of them, too. */
+    uint64_t n_blocks = n_clusters > 0 ? n_clusters / BIT(layout->refblock_bits) + 2 : 0;
+    *ret_bytes = (n_clusters + 2 * n_blocks) * layout->cluster_size;
+    return true;
+}
+
 bool qcow2_copy_bitmaps_to_new(const Qcow2Copy *copy, Qcow2Io *io, uint64_t *len_bytes, GError **error)
 {
     Qcow2OpenOptions options = { .format = "qcow2", .writable = true, .untrusted = true };

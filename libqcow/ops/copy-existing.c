@@ -170,17 +170,6 @@ static GArray *list_changes(Qcow2Image *image, Qcow2Choice *choice, GError **err
         && (unit == 0 || qcow2_list_choice(choice, unit, changes, error)) ? g_steal_pointer(&changes) : NULL;
 }
 
-/* Before the bytes in a data file change; a batch of its own, whose header write makes the bits real. */
-static bool mark_bitmaps_first(Qcow2Image *image, const GArray *changes, GError **error)
-{
-    if (changes->len == 0 || !image->header.layout.has_data_file) {
-        return true;
-    }
-    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
-    return batch && qcow2_batch_mark_bitmaps(batch, image, changes, error)
-        && qcow2_batch_commit(batch, error);
-}
-
 /* Where the target changes, or all of the source's part of it. */
 static Qcow2Choice *new_choice(const Qcow2Copy *copy, Qcow2State *from, Qcow2State *to, uint64_t unit,
                                bool everything, GError **error)
@@ -203,7 +192,14 @@ typedef struct Change {
     Qcow2State *to;
     Qcow2Choice *choice;
     const GArray *recorded;       /* Qcow2Range; by the bitmaps */
+    bool is_marked;               /* bits are set already */
 } Change;
+
+/* Before the bytes in a data file change. */
+static bool marks_first(const Change *self)
+{
+    return self->recorded->len > 0 && self->image->header.layout.has_data_file;
+}
 
 /* All but the commit of the batch. */
 static bool fill_batch(const Change *self, Qcow2Batch *batch, Qcow2Progress *progress, GError **error)
@@ -240,6 +236,66 @@ static bool rehearse(void *data, GError **error)
     return batch && fill_batch(self, batch, NULL, error) && qcow2_batch_rehearse(batch, error);
 }
 
+static void add_zeros(const GArray *extents, void *data)
+{
+    for (guint i = 0; i < extents->len; i++) {
+        const Qcow2Extent *extent = &g_array_index(extents, Qcow2Extent, i);
+        bool reads_zero =
+            extent->kind == QCOW2_EXTENT_ZERO || extent->kind == QCOW2_EXTENT_UNALLOCATED;
+        *(uint64_t *)data += reads_zero ? extent->len_bytes : 0;
+    }
+}
+
+/* Zeros punch holes into a raw data file. They come where something else was, which had space. */
+static bool add_holes(const Change *self, Qcow2Room *room, GError **error)
+{
+    bool is_raw = self->image->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
+    uint64_t n_bytes = 0, actual;
+
+    if (!is_raw || qcow2_copy_is_all(self->copy)) {
+        return true;
+    }
+    qcow2_choice_rewind(self->choice);
+    if (!qcow2_choice_each(self->choice, add_zeros, &n_bytes, error)) {
+        return false;
+    }
+    if (qcow2_io_get_actual_size(self->image->data, &actual)) {
+        n_bytes = MIN(n_bytes, actual);
+    }
+    qcow2_room_gain(room, self->image->data, n_bytes);
+    return true;
+}
+
+/* Where bitmaps are marked first, what they had until then may be used for the rest. */
+static bool add_marked(const Change *self, Qcow2Room *room, GError **error)
+{
+    uint64_t n_bytes = 0;
+
+    if (marks_first(self) && !self->is_marked
+        && !qcow2_copy_most_of_bitmaps(self->copy, self->image, &n_bytes, error)) {
+        return false;
+    }
+    qcow2_room_gain(room, self->image->file, n_bytes);
+    return true;
+}
+
+/* All that bitmaps take; where they are marked first, by two batches. */
+static bool add_bitmaps(const Change *self, Qcow2Room *room, uint64_t *data_bytes, GError **error)
+{
+    Qcow2Image *image = self->image;
+    uint64_t n_bytes;
+
+    if (!qcow2_copy_most_of_bitmaps(self->copy, image, &n_bytes, error)) {
+        return false;
+    }
+    if (!image->header.layout.has_data_file) {
+        *data_bytes += n_bytes;
+        return true;
+    }
+    qcow2_room_need(room, image->file, 2 * n_bytes);
+    return !marks_first(self) || qcow2_need_in_image(room, image, 0, image->size, 1, error);
+}
+
 /* A Qcow2NeedFunc. */
 static bool need(void *data, Qcow2NeedStep step, Qcow2Room *room, GError **error)
 {
@@ -247,16 +303,38 @@ static bool need(void *data, Qcow2NeedStep step, Qcow2Room *room, GError **error
     uint64_t n_bytes = self->copy->size;
 
     if (step == QCOW2_NEED_BY_REHEARSAL) {
-        return qcow2_rehearse(self->image, rehearse, data, room, error);
+        return qcow2_rehearse(self->image, rehearse, data, room, error) && add_holes(self, room, error)
+            && add_marked(self, room, error);
     }
     return (step == QCOW2_NEED_BY_SIZE || qcow2_choice_count(self->choice, &n_bytes, error))
+        && add_bitmaps(self, room, &n_bytes, error)
         && qcow2_need_in_image(room, self->image, n_bytes, self->image->size, 1, error);
 }
 
-/* How small data becomes when it is compressed is known when it is done. */
+/* How small data becomes when it is compressed is known when it is done; in a data file it never is. */
 static bool check_room(Change *self, GError **error)
 {
-    return self->copy->options->compress || qcow2_check_room(need, self, error);
+    return (self->copy->options->compress && !self->image->header.layout.has_data_file)
+        || qcow2_check_room(need, self, error);
+}
+
+/* A batch of its own, whose header write makes the bits real. */
+static bool mark_bitmaps(Change *self, GError **error)
+{
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
+
+    self->is_marked = batch && qcow2_batch_mark_bitmaps(batch, self->image, self->recorded, error)
+                   && qcow2_batch_commit(batch, error);
+    return self->is_marked;
+}
+
+/*
+ * What is left is looked at again then, since only now it is known exactly. When it does not fit no data has
+ * changed, and some bits too many are set.
+ */
+static bool mark_bitmaps_first(Change *self, GError **error)
+{
+    return !marks_first(self) || (mark_bitmaps(self, error) && check_room(self, error));
 }
 
 static bool make_change(Change *self, GError **error)
@@ -264,7 +342,7 @@ static bool make_change(Change *self, GError **error)
     Qcow2Progress *progress = self->copy->progress;
     uint64_t n_bytes;
 
-    if (!check_room(self, error) || !mark_bitmaps_first(self->image, self->recorded, error)
+    if (!check_room(self, error) || !mark_bitmaps_first(self, error)
         || !qcow2_choice_count(self->choice, &n_bytes, error)) {
         return false;
     }
@@ -286,7 +364,7 @@ static bool apply(Qcow2Copy *copy, Qcow2Chain *chain, Qcow2State *from, Qcow2Sta
         differing && is_all ? new_choice(copy, from, to, unit, true, error) : NULL;
     Qcow2Choice *choice = is_all ? all : differing;
     g_autoptr(GArray) recorded = differing && choice ? list_changes(image, differing, error) : NULL;
-    Change change = { copy, image, to, choice, recorded };
+    Change change = { copy, image, to, choice, recorded, false };
     bool ok = recorded && make_change(&change, error);
     to->size = old_size;
     return ok;

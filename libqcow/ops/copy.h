@@ -58,6 +58,13 @@ bool qcow2_copy_check_bitmaps(const Qcow2Copy *copy, GError **error);
 bool qcow2_copy_bitmaps(const Qcow2Copy *copy, Qcow2Batch *batch, Qcow2Image *target, GError **error);
 bool qcow2_copy_bitmaps_to_new(const Qcow2Copy *copy, Qcow2Io *io, uint64_t *len_bytes, GError **error);
 
+/**
+ * qcow2_copy_most_of_bitmaps: what the bitmaps of @target take at most when they are written anew, bits all
+ * over, those of the source with them where they are copied.
+ */
+bool qcow2_copy_most_of_bitmaps(const Qcow2Copy *copy, Qcow2Image *target, uint64_t *ret_bytes,
+                                GError **error);
+
 /** qcow2_copy_publish: when no source changed. */
 bool qcow2_copy_publish(Qcow2Copy *copy, Qcow2Target *target, GError **error);
 

@@ -223,33 +223,6 @@ assert_too_small() {
     cmp source.raw small/target
 }
 
-@test "copy -n: what the search for missing space takes itself is no need; without it the copy is tried" {
-    local folder used
-    head -c 4M /dev/urandom >source.raw
-    small_disk 8M
-    # As much as is needed, to the block.
-    for folder in "$PWD" "$PWD/small" /nonexistent; do
-        qemu-img create -q -f qcow2 small/target 4M
-        used=$(df --output=used -B1K small | tail -n 1)
-        mount -o remount,size=$((used + 4292))K small
-        TMPDIR=$folder run -0 qcow-copy -q -n -O qcow2 source.raw small/target
-        assert_clean small/target
-        assert_same_content source.raw small/target
-        rm small/target
-        mount -o remount,size=8M small
-    done
-}
-
-@test "copy -n: a target that a link names shares extents where it is" {
-    reflink_disk 320M
-    head -c 64M /dev/urandom >small/source.raw
-    truncate -s 64M small/target.raw
-    ln -s small/target.raw link.raw
-    fallocate -l $(($(df --output=avail -B1 small | tail -n 1) - (16 << 20))) small/full
-    run -0 qcow-copy -n -O raw small/source.raw link.raw
-    cmp small/source.raw small/target.raw
-}
-
 # ---- Places that cannot grow ---------------------------------------------------------------------------
 
 # Changes of a qcow2 image at @1, which is device.img: 24 MiB and a piece of a cluster.
@@ -302,4 +275,78 @@ fill_fixed() {
         assert_guest_zero "$image" $(((2 << 20) + 2048)) 2K
     done
     (($(stat -c %s s.qcow2) % 4096 == 0)) || fail "$(stat -c %s s.qcow2) bytes"
+}
+
+@test "copy -n: the space that zeros give back in a raw data file is no need" {
+    truncate -s 8M source.raw
+    head -c 4M /dev/urandom | dd of=source.raw bs=1M seek=4 conv=notrunc status=none
+    small_disk 6M
+    make_image small/target 8M -o data_file=small/target.data,data_file_raw=on
+    guest_write small/target 0 4M A
+    qcow-copy -q -n -O qcow2 source.raw small/target
+    assert_same_content source.raw small/target
+    cmp source.raw small/target.data
+    # Without them there is no room: nothing is written.
+    head -c 8M /dev/urandom >source.raw
+    remember_image small/target small/target.data
+    run -1 qcow-copy -n -O qcow2 source.raw small/target
+    assert_output_has "'small/target.data': not enough space: "
+    assert_image_unchanged small/target small/target.data
+}
+
+@test "copy -n: no data file is written to before there is room for the tables and bitmaps of its image" {
+    local cluster_size free fits
+    head -c 8M /dev/urandom >source.raw
+    for cluster_size in 64k 2M; do
+        make_image target 16M -o "cluster_size=$cluster_size,data_file=target.data"
+        head -c 16M /dev/urandom >target.data
+        guest_write target 0 4M A
+        qemu-img bitmap --add target dirty
+        cp target.data before.data
+        fits=
+        for free in 32 64 96 128 160 192 224 256 288 320 384 2048 4096 6144 8192 10240; do
+            small_disk $((free + $(du -k target | cut -f1)))K
+            cp --sparse=always target small/target
+            run qcow-copy -q -n -O qcow2 source.raw \
+                "json:{\"driver\":\"qcow2\",\"data-file\":{\"driver\":\"file\",\"filename\":\"target.data\"},\"file\":{\"driver\":\"file\",\"filename\":\"small/target\"}}"
+            assert_clean small/target
+            if ((status == 0)); then
+                cmp -n 8M source.raw target.data || assert_same_content source.raw small/target
+                fits+=" $free "
+                cp before.data target.data
+            else
+                [[ -z $fits ]] || fail "it fits into $fits, and not into $free KiB: $output"
+                assert_output_has "pace"
+                cmp before.data target.data
+            fi
+            umount small
+        done
+        [[ $fits == *" 10240 " ]] || fail "it fits only into $fits"
+        rm target target.data
+    done
+}
+
+@test "copy -n --bitmaps: their room is looked for before a data file is written to" {
+    local i blocks commands=()
+    make_image source.qcow2 4G
+    qemu-img bitmap --add -g 512 source.qcow2 dirty
+    for i in {0..15}; do
+        commands+=("write -P 7 $((i * 256))M 512")
+    done
+    qemu_io source.qcow2 "${commands[@]}"
+    make_image target 4G -o "data_file=target.data"
+    blocks=$(stat -c %b target.data)
+    small_disk 1500K
+    cp --sparse=always target small/target
+    ln -s "$PWD/target.data" small/target.data
+    remember_image small/target
+    run -1 qcow-copy -q -n --bitmaps -O qcow2 source.qcow2 small/target
+    assert_output_has "'small/target': not enough space: "
+    assert_image_unchanged small/target
+    [[ $(stat -c %b target.data) == "$blocks" ]]
+    mount -o remount,size=6M small
+    qcow-copy -q -n --bitmaps -O qcow2 source.qcow2 small/target
+    assert_same_content source.qcow2 small/target
+    run -0 qemu-img info --output=json small/target
+    assert_json '."format-specific".data.bitmaps | map(.name) == ["dirty"]'
 }
