@@ -26,8 +26,8 @@ typedef struct Qcow2Fill {
 bool qcow2_fill_count(const Qcow2Fill *fill, GError **error);
 
 /**
- * qcow2_fill_restore: with a journal, between the two others: what it vouches for is there, and all else of an
- * unfinished file is gone, with the space that it had. Nothing vouches for what cannot be gone on with.
+ * qcow2_fill_restore: with a journal, between the two others: what it vouches for is there, and all else of
+ * an unfinished file is gone, with the space that it had. Nothing vouches for what cannot be gone on with.
  */
 bool qcow2_fill_restore(Qcow2Fill *fill, Qcow2Io *io, GError **error);
 

@@ -128,6 +128,10 @@ interrupt_copy() {
     done
 }
 
+is_filled() {
+    (($(df --output=avail -B1 "$1" | tail -n 1) < 24 * 1024 * 1024))
+}
+
 @test "copy --resume: the space of what is done over again is no need" {
     local options target
     require_root
@@ -140,7 +144,7 @@ interrupt_copy() {
             # shellcheck disable=SC2086  # several words
             env --default-signal=INT qcow-copy --resume --rate 60M $options source.raw $target </dev/null 3>&- &
             wait_until eval 'grep -qs " [.]$" small/*.qcow-journal'
-            wait_until eval '(($(df --output=avail -B1 small | tail -n 1) < 24 * 1024 * 1024))'
+            wait_until is_filled small
             kill -s KILL $!
             wait $! || :
             # shellcheck disable=SC2086

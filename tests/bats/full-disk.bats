@@ -223,6 +223,33 @@ assert_too_small() {
     cmp source.raw small/target
 }
 
+@test "copy -n: what the search for missing space takes itself is no need; without it the copy is tried" {
+    local folder used
+    head -c 4M /dev/urandom >source.raw
+    small_disk 8M
+    # As much as is needed, to the block.
+    for folder in "$PWD" "$PWD/small" /nonexistent; do
+        qemu-img create -q -f qcow2 small/target 4M
+        used=$(df --output=used -B1K small | tail -n 1)
+        mount -o remount,size=$((used + 4292))K small
+        TMPDIR=$folder run -0 qcow-copy -q -n -O qcow2 source.raw small/target
+        assert_clean small/target
+        assert_same_content source.raw small/target
+        rm small/target
+        mount -o remount,size=8M small
+    done
+}
+
+@test "copy -n: a target that a link names shares extents where it is" {
+    reflink_disk 320M
+    head -c 64M /dev/urandom >small/source.raw
+    truncate -s 64M small/target.raw
+    ln -s small/target.raw link.raw
+    fallocate -l $(($(df --output=avail -B1 small | tail -n 1) - (16 << 20))) small/full
+    run -0 qcow-copy -n -O raw small/source.raw link.raw
+    cmp small/source.raw small/target.raw
+}
+
 # ---- Places that cannot grow ---------------------------------------------------------------------------
 
 # Changes of a qcow2 image at @1, which is device.img: 24 MiB and a piece of a cluster.
