@@ -164,6 +164,8 @@ static int run(const Tool *tool, const Qcow2OpenOptions *open_options, const Qco
     double seconds = tool_progress_seconds(progress);
     if (tool->dry_run) {
         ToolMoved moved = tool_moved_of(&result.moved, seconds);
+        moved.may_preserve = true;
+        moved.bytes_preserved = result.bytes_preserved;
         return tool_print_dry_run(tool, &result.dry_run, image, &moved);
     }
     return print_result(tool, &result, seconds) ? tool_finish(tool, 0) : 1;

@@ -18,6 +18,10 @@ static void print_for_people(const Qcow2DryRun *run, const ToolMoved *moved)
         printf("would move %s (clusters: %" PRIu64 " data, %" PRIu64 " zero, %" PRIu64 " compressed)", bytes,
                moved->data_clusters, moved->zero_clusters, moved->compressed_clusters);
     }
+    if (moved->bytes_preserved > 0) {
+        g_autofree char *preserved = qcow2_format_size(moved->bytes_preserved);
+        printf(", copy %s into images to preserve", preserved);
+    }
     printf(", grow by %s, free %s in the image; needs %s", growth, freed, needed);
     if (run->has_available) {
         printf(", %s are available", available);
@@ -36,6 +40,9 @@ static bool print_json(const Tool *tool, const Qcow2DryRun *run, const ToolMoved
     tool_json_add_uint(&object, "data-clusters", moved->data_clusters);
     tool_json_add_uint(&object, "zero-clusters", moved->zero_clusters);
     tool_json_add_uint(&object, "compressed-clusters", moved->compressed_clusters);
+    if (moved->may_preserve) {
+        tool_json_add_uint(&object, "bytes-preserved", moved->bytes_preserved);
+    }
     tool_json_add_uint(&object, "growth", run->growth);
     tool_json_add_uint(&object, "freed", run->freed);
     tool_json_add_uint(&object, "needed", run->needed);

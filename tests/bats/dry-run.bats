@@ -88,3 +88,25 @@ assert_growth() {
     run -1 qcow-snapshot --dry-run -d one s.qcow2
     assert_output_has "lock"
 }
+
+@test "dry-run: a commit tells what it would copy into images to preserve" {
+    local planned
+    CHAIN_SIZE=16M make_chain base.qcow2 top.qcow2
+    make_image other.qcow2 16M -b base.qcow2 -F qcow2
+    guest_write top.qcow2 1M 2M A
+    run -0 qcow-commit --dry-run --preserve other.qcow2 top.qcow2
+    assert_output_has "would move 2 MiB (clusters: 32 data, 0 zero, 0 compressed), copy 2 MiB into images to preserve, grow"
+    run -0 qcow-commit --dry-run --output=json --preserve other.qcow2 top.qcow2
+    planned=$(jq -c '[.bytes, ."bytes-preserved"]' <<<"$output")
+    [[ $planned == '[2097152,2097152]' ]]
+    run -0 qcow-commit --output=json --preserve other.qcow2 top.qcow2
+    [[ $(jq -c '[.bytes, ."bytes-preserved"]' <<<"$output") == "$planned" ]]
+    guest_write top.qcow2 4M 1M B
+    qcow-rebase -q -b '' other.qcow2
+    run -0 qcow-commit --dry-run --output=json top.qcow2
+    assert_json '.bytes == 1048576 and ."bytes-preserved" == 0'
+    run -0 qcow-commit --dry-run top.qcow2
+    refute_output_has preserve
+    run -0 qcow-pull --dry-run --output=json top.qcow2
+    assert_json 'has("bytes-preserved") | not'
+}
