@@ -327,14 +327,20 @@ bool qcow2_new_image_write_head(Qcow2NewImage *image, Qcow2Io *io, bool all_expe
 
 /* ---- Going on ---------------------------------------------------------------------------------- */
 
-bool qcow2_new_image_save(Qcow2NewImage *image, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error)
+bool qcow2_new_image_save(const Qcow2NewImage *image, Qcow2Io *io, GError **error)
 {
-    uint64_t index = image->table_index, size;
+    uint64_t index = image->table_index;
 
-    if ((index != UINT64_MAX
-         && !qcow2_io_write_named(io, image->l1[index], image->table, image->header.layout.cluster_size,
-                                  error))
-        || !qcow2_io_get_size(io, &size, error)) {
+    return index == UINT64_MAX
+        || qcow2_io_write_named(io, image->l1[index], image->table, image->header.layout.cluster_size, error);
+}
+
+bool qcow2_new_image_position(const Qcow2NewImage *image, Qcow2Io *io, Qcow2NewImagePosition *ret,
+                              GError **error)
+{
+    uint64_t size;
+
+    if (!qcow2_io_get_size(io, &size, error)) {
         return false;
     }
     *ret = (Qcow2NewImagePosition) {

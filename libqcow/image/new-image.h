@@ -70,8 +70,12 @@ typedef struct Qcow2NewImagePosition {
     uint64_t file_size;       /* a file that is shorter now has lost what was written */
 } Qcow2NewImagePosition;
 
+/** qcow2_new_image_position: as it is now. It holds once all is flushed that was saved at that time or later. */
+bool qcow2_new_image_position(const Qcow2NewImage *image, Qcow2Io *io, Qcow2NewImagePosition *ret,
+                              GError **error);
+
 /** qcow2_new_image_save: writes the L2 table that is being filled as it is now. */
-bool qcow2_new_image_save(Qcow2NewImage *image, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error);
+bool qcow2_new_image_save(const Qcow2NewImage *image, Qcow2Io *io, GError **error);
 
 /**
  * qcow2_new_image_restore:
@@ -79,7 +83,7 @@ bool qcow2_new_image_save(Qcow2NewImage *image, Qcow2Io *io, Qcow2NewImagePositi
  * @n_clusters: guest clusters that were mapped, or not, when it was saved
  * @ret_fits: false: it was saved of another image, or of a file that is no longer whole
  *
- * Goes on where qcow2_new_image_save() was. What was written to @io later is cut off.
+ * Goes on where that position was. What was written to @io later is cut off.
  */
 bool qcow2_new_image_restore(Qcow2NewImage *image, Qcow2Io *io, const Qcow2NewImagePosition *position,
                              uint64_t n_clusters, bool *ret_fits, GError **error);

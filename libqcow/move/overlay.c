@@ -504,11 +504,16 @@ bool qcow2_overlay_clear_tables(Qcow2Overlay *overlay, Qcow2Io *io, GError **err
 
 /* ---- Going on ---------------------------------------------------------------------------------- */
 
-bool qcow2_overlay_save(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error)
+bool qcow2_overlay_settle(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error)
 {
     return qcow2_mover_drain(overlay->mover, error)
-        && (!overlay->options.data || qcow2_io_flush(overlay->options.data, error))
-        && qcow2_new_image_save(overlay->image, io, ret, error)
+        && qcow2_new_image_position(overlay->image, io, ret, error);
+}
+
+bool qcow2_overlay_save(Qcow2Overlay *overlay, Qcow2Io *io, GError **error)
+{
+    return (!overlay->options.data || qcow2_io_flush(overlay->options.data, error))
+        && qcow2_new_image_save(overlay->image, io, error)
         && qcow2_io_flush(io, error);
 }
 

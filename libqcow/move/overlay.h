@@ -72,8 +72,11 @@ bool qcow2_overlay_finish(Qcow2Overlay *overlay, Qcow2Io *io, uint64_t *ret_len,
  */
 bool qcow2_overlay_can_share(Qcow2Overlay *overlay, Qcow2Io *io, const GArray *extents);
 
-/** qcow2_overlay_save: all that was written is flushed then; @ret tells how to go on. */
-bool qcow2_overlay_save(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error);
+/** qcow2_overlay_settle: nothing that was written is under way then; @ret tells how to go on from there. */
+bool qcow2_overlay_settle(Qcow2Overlay *overlay, Qcow2Io *io, Qcow2NewImagePosition *ret, GError **error);
+
+/** qcow2_overlay_save: all that was settled is flushed then, also when a later write was given up. */
+bool qcow2_overlay_save(Qcow2Overlay *overlay, Qcow2Io *io, GError **error);
 
 /**
  * qcow2_overlay_restore: instead of writing what is below @guest_end: it is in @io, which was saved.

@@ -6,6 +6,7 @@
 #include "util/progress.h"
 
 #define SLICE_SIZE   (UINT64_C(64) << 20)     /* of data: it is still in memory when it is moved */
+#define NOTED_SLICE  (UINT64_C(8) << 20)      /* so much is lost at most when the user stops it */
 #define SLICE_BORDER (UINT64_C(2) << 20)      /* the largest cluster there is */
 
 /* Where the next slice starts. */
@@ -19,8 +20,8 @@ static bool is_data(const Qcow2Extent *extent)
     return extent->kind == QCOW2_EXTENT_DATA || extent->kind == QCOW2_EXTENT_COMPRESSED;
 }
 
-/* The extents up to the first border behind SLICE_SIZE bytes of data; false when there are none. */
-static bool next_slice(const GArray *extents, Cursor *cursor, GArray *ret)
+/* The extents up to the first border behind @size bytes of data; false when there are none. */
+static bool next_slice(const GArray *extents, uint64_t size, Cursor *cursor, GArray *ret)
 {
     uint64_t n_bytes = 0, border = UINT64_MAX;
 
@@ -31,8 +32,8 @@ static bool next_slice(const GArray *extents, Cursor *cursor, GArray *ret)
         if (start >= border) {
             break;
         }
-        if (is_data(extent) && border == UINT64_MAX && n_bytes + (end - start) >= SLICE_SIZE) {
-            border = qcow2_align_up(start + (SLICE_SIZE - n_bytes), SLICE_BORDER);
+        if (is_data(extent) && border == UINT64_MAX && n_bytes + (end - start) >= size) {
+            border = qcow2_align_up(start + (size - n_bytes), SLICE_BORDER);
         }
         Qcow2Extent slice = qcow2_extent_slice(extent, start, MIN(end, border));
         n_bytes += is_data(extent) ? slice.len_bytes : 0;
@@ -102,13 +103,14 @@ static bool put_slices(const Qcow2Walk *walk, const Qcow2Sink *sink, const GArra
     g_autoptr(GArray) next = g_array_new(FALSE, FALSE, sizeof(Qcow2Extent));
     Pair pair = { walk, sink, looks, found, slice, next, false };
     Cursor cursor = begin(walk, extents);
+    uint64_t size = sink->note ? NOTED_SLICE : SLICE_SIZE;
 
-    if (!next_slice(extents, &cursor, slice)) {
+    if (!next_slice(extents, size, &cursor, slice)) {
         return true;
     }
     bool ok = look(&pair, slice, pair.found, error);
     do {
-        pair.has_next = next_slice(extents, &cursor, slice);
+        pair.has_next = next_slice(extents, size, &cursor, slice);
         ok = ok && qcow2_parallel_for(walk->n_threads, pair.has_next ? 2 : 1, put_or_look, &pair, error);
         GArray *put_found = pair.found;
         pair.found = pair.next_found;

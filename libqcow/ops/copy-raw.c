@@ -2,6 +2,7 @@
 /* A copy as raw bytes: into a new file, a block device, an NBD export, or a file that is there. */
 #include "image/reserve.h"
 #include "ops/copy.h"
+#include "util/error.h"
 #include "util/progress.h"
 
 /* A flush costs time, and doing so much again does, too. */
@@ -12,7 +13,7 @@ typedef struct RawCopy {
     Qcow2Io *target;
     Qcow2Mover *mover;
     bool tried_sharing, shares;
-    uint64_t noted;               /* guest offset */
+    uint64_t done, noted;         /* guest offsets: what is moved, and what of it is flushed */
 } RawCopy;
 
 static bool put(const GArray *extents, void *data, GError **error)
@@ -44,16 +45,20 @@ static bool can_share(const GArray *extents, void *data)
     return raw->shares;
 }
 
+static bool save(RawCopy *raw, GError **error)
+{
+    Qcow2JournalRecord record = { .guest_end = raw->done };
+
+    raw->noted = raw->done;
+    return qcow2_io_flush(raw->target, error) && qcow2_journal_note(raw->copy->journal, &record, error);
+}
+
 static bool note(uint64_t guest_end, void *data, GError **error)
 {
     RawCopy *raw = data;
-    Qcow2JournalRecord record = { .guest_end = guest_end };
 
-    if (guest_end - raw->noted < NOTE_BYTES) {
-        return true;
-    }
-    raw->noted = guest_end;
-    return qcow2_io_flush(raw->target, error) && qcow2_journal_note(raw->copy->journal, &record, error);
+    raw->done = guest_end;
+    return raw->done - raw->noted < NOTE_BYTES || save(raw, error);
 }
 
 static bool walk(RawCopy *raw, GError **error)
@@ -75,7 +80,14 @@ static bool walk(RawCopy *raw, GError **error)
         .data = raw,
     };
 
-    return qcow2_walk(&walk, &sink, error);
+    if (qcow2_walk(&walk, &sink, error)) {
+        return true;
+    }
+    /* What the user stops is gone on with where it was; after a failed flush nothing is vouched for. */
+    if (error && g_error_matches(*error, QCOW2_ERROR, QCOW2_ERROR_CANCELLED) && raw->done > raw->noted) {
+        save(raw, NULL);
+    }
+    return false;
 }
 
 /* All of it, but for what an interrupted copy has done. */

@@ -69,6 +69,36 @@ interrupt_copy() {
     assert_same_content disk.qcow2 new.raw
 }
 
+@test "copy --resume: SIGINT and SIGTERM lose less than a record's distance, at the beginning and later" {
+    local options again signal=INT
+    make_image disk.qcow2 64M
+    guest_write_random disk.qcow2 0 40M 1
+    guest_write disk.qcow2 50M 1M A
+    for options in "-O raw" "-O qcow2" "-c -O qcow2" "-O qcow2 -o cluster_size=2M" \
+        "-O qcow2 -o data_file=new.data"; do
+        for again in 1 2; do
+            # shellcheck disable=SC2086  # several words
+            env --default-signal=INT qcow-copy --resume --no-reflink --rate 16M $options disk.qcow2 new \
+                </dev/null >copy.log 2>&1 3>&- &
+            sleep 1
+            kill -s $signal $!
+            status=0
+            wait $! || status=$?
+            [[ $status == $([[ $signal == INT ]] && echo 130 || echo 143) ]] || fail "$options: exit $status: $(<copy.log)"
+            [[ -e new.qcow-part ]] || fail "$options: nothing was kept"
+            tail -n 1 new.qcow-journal >record$again
+            [[ $signal == INT ]] && signal=TERM || signal=INT
+        done
+        (($(awk '{ print $1 }' record2) > $(awk '{ print $1 }' record1)))
+        # shellcheck disable=SC2086
+        run -0 qcow-copy --resume --no-reflink --output=json $options disk.qcow2 new
+        assert_json '."bytes-resumed" >= 16777216'
+        assert_same_content disk.qcow2 new
+        [[ $options == "-O raw" ]] || assert_clean new
+        rm -f new new.data
+    done
+}
+
 @test "copy --resume -p: shows what is left to be done" {
     make_image disk.qcow2 256M
     guest_write_random disk.qcow2 0 200M 1
