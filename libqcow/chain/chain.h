@@ -77,8 +77,9 @@ Qcow2Chain *qcow2_chain_stack(Qcow2Chain *top, unsigned layer, Qcow2Chain *below
 Qcow2Chain *qcow2_chain_tail(Qcow2Chain *chain, unsigned first, GError **error);
 
 /**
- * qcow2_chain_on_trial: all layers of @chain, which must live longer; those of [@first, @end) are opened again,
- * writable, and keep to themselves what is written to them. Nothing is locked for that, and nobody warned.
+ * qcow2_chain_on_trial: all layers of @chain, which must live longer; those of [@first, @end) are opened
+ * again, writable, and keep to themselves what is written to them. Nothing is locked for that, and nobody
+ * warned.
  */
 Qcow2Chain *qcow2_chain_on_trial(Qcow2Chain *chain, unsigned first, unsigned end, GError **error);
 

@@ -70,7 +70,10 @@ typedef struct Qcow2NewImagePosition {
     uint64_t file_size;       /* a file that is shorter now has lost what was written */
 } Qcow2NewImagePosition;
 
-/** qcow2_new_image_position: as it is now. It holds once all is flushed that was saved at that time or later. */
+/**
+ * qcow2_new_image_position: as it is now. Another process can go on from there when the image was saved, at
+ * that time or later, and is flushed.
+ */
 bool qcow2_new_image_position(const Qcow2NewImage *image, Qcow2Io *io, Qcow2NewImagePosition *ret,
                               GError **error);
 
