@@ -80,7 +80,7 @@ Qcow2FreeSpace *qcow2_free_space_new(Qcow2Image *image, Qcow2CountsCache *counts
         space->end = qcow2_div_round_up(size, layout->cluster_size);
         wanted = MIN(wanted, qcow2_align_down(space->end, per_block));
     } else {
-        /* Its size says nothing about what is in use. A last part of a cluster can be in use, and not taken. */
+        /* Its size says nothing about what is in use; a part of a last cluster can be, and is not taken. */
         space->limit = size >> layout->cluster_bits;
         wanted = 0;
     }

@@ -92,7 +92,8 @@ static bool compare_buffers(const Comparison *comparison, const Buffers *buffers
     for (uint64_t at = piece.start; at < piece.end;) {
         size_t len = MIN(BUFFER_SIZE, piece.end - at);
         if (!qcow2_progress_check(comparison->progress, error)
-            || !read_range(comparison->a, buffers->reader_a, comparison->extents_a, at, buffers->a, len, error)
+            || !read_range(comparison->a, buffers->reader_a, comparison->extents_a, at, buffers->a, len,
+                           error)
             || !read_range(comparison->b, buffers->reader_b, comparison->extents_b, at, buffers->b, len,
                            error)) {
             return false;
