@@ -55,7 +55,9 @@ static const ToolCommand command = {
         "files, devices and layers over NBD are not deleted, but named.",
         "Other images in the folders of the chain that are backed by the base or by a layer between, and "
         "internal snapshots of merged layers, would read otherwise: the merge is refused with their names. "
-        "--preserve copies into such an image what the merge would change under it. --force goes on without.",
+        "--preserve copies into such an image what the merge would change under it. --force goes on without. "
+        "A folder that cannot be listed, or a file in it that cannot be read, may hide such an image, and is "
+        "refused as well; so is an image whose data file is the base, which cannot be preserved.",
         "The base gets the size of the top if it is smaller; what a larger base has past that stays. Its "
         "enabled bitmaps record what is written.",
         "A guest that reads through IMAGE sees the same bytes at every moment, also after a crash: the same "
