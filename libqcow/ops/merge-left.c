@@ -160,7 +160,9 @@ static void find_between(Finish *self, const Line *line)
 /* The file that a line names, unless it is in the chain; or NULL. */
 static Left *look_at_named(const Finish *self, LeftKind kind, const Line *line)
 {
-    return qcow2_merge_find_in_chain(self->chain, line->place) == UINT_MAX ? look_at(self, kind, line, line->place) : NULL;
+    bool is_out = qcow2_merge_find_in_chain(self->chain, line->place) == UINT_MAX;
+
+    return is_out ? look_at(self, kind, line, line->place) : NULL;
 }
 
 /* It is valid, whatever happens, but may still be over what is not. */
