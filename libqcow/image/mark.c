@@ -20,6 +20,21 @@ static void clear_marking(Marking *marking)
     g_clear_pointer(&marking->cluster, g_free);
 }
 
+/* Only what differs: the rest of the cluster may be a hole. */
+static bool write_past_sector(const Marking *marking, GError **error)
+{
+    const uint8_t *old = marking->old->data, *bytes = marking->cluster;
+    size_t start = QCOW2_HEADER_SECTOR, end = marking->old->len;
+
+    while (start < end && old[start] == bytes[start]) {
+        start++;
+    }
+    while (end > start && old[end - 1] == bytes[end - 1]) {
+        end--;
+    }
+    return start == end || qcow2_io_write(marking->file, start, bytes + start, end - start, error);
+}
+
 /* What the old header does not use comes first; its sector switches to all of it. */
 static bool switch_header(Marking *marking, Qcow2Header *header, GError **error)
 {
@@ -30,8 +45,7 @@ static bool switch_header(Marking *marking, Qcow2Header *header, GError **error)
         return qcow2_fail_memory(error, len, "the header");
     }
     return qcow2_header_switch(marking->old->data, header, marking->cluster, len, error)
-        && qcow2_io_write(marking->file, QCOW2_HEADER_SECTOR, marking->cluster + QCOW2_HEADER_SECTOR,
-                          len - QCOW2_HEADER_SECTOR, error)
+        && write_past_sector(marking, error)
         && qcow2_io_flush(marking->file, error)
         && qcow2_image_publish_header(marking->file, marking->cluster, error);
 }

@@ -216,7 +216,8 @@ static bool trial_truncate(Qcow2Io *io, uint64_t size, GError **error)
 
     g_mutex_lock(&trial->mutex);
     bool ok = grow(trial, size, error);
-    trial->size = ok ? size : trial->size;
+    /* A device stays as long as it is. */
+    trial->size = ok && qcow2_io_can_grow(io) ? size : trial->size;
     g_mutex_unlock(&trial->mutex);
     return ok;
 }

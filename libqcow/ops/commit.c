@@ -249,7 +249,7 @@ static bool need(void *data, Qcow2NeedStep step, Qcow2Room *room, GError **error
         }
     }
     return qcow2_merge_base_need(merge, step, room, error)
-        && qcow2_merge_drop_need(merge, step, room, error);
+        && qcow2_merge_drop_need(merge, room, error);
 }
 
 static bool check_room(Qcow2Merge *merge, GError **error)

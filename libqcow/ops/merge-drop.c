@@ -43,14 +43,6 @@ static bool drop_everything(Qcow2Batch *batch, Qcow2Image *image, GError **error
         && qcow2_editor_finish(editor, &header->l1_offset, &header->l1_entries, error);
 }
 
-static bool rehearse_drop(void *data, GError **error)
-{
-    Qcow2Image *image = data;
-    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
-
-    return batch && drop_everything(batch, image, error) && qcow2_batch_rehearse(batch, error);
-}
-
 /* What a guest wrote there nobody reads any more. */
 static bool empty_data_file(Qcow2Image *image, GError **error)
 {
@@ -59,10 +51,9 @@ static bool empty_data_file(Qcow2Image *image, GError **error)
     return !image->header.layout.has_data_file || qcow2_punch_data_file(image, &given_back, error);
 }
 
-static bool empty_image(const Qcow2Merge *merge, GError **error)
+static bool empty_image(Qcow2Image *image, const Qcow2Merge *merge, GError **error)
 {
     GBytes *note = merge->note;
-    Qcow2Image *image = qcow2_chain_image(merge->chain, 0);
     g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
 
     bool ok = batch && drop_everything(batch, image, error) && set_name(merge, 0, batch, error);
@@ -70,24 +61,27 @@ static bool empty_image(const Qcow2Merge *merge, GError **error)
     if (ok && note) {
         qcow2_batch_set_ext(batch, QCOW2_EXT_MERGED, g_bytes_get_data(note, NULL), g_bytes_get_size(note));
     }
-    ok = ok && qcow2_batch_commit(batch, error) && qcow2_batch_cut_end(batch, error)
-      && qcow2_image_trim_end(image, false, error) && empty_data_file(image, error);
-    return name_file(merge, 0, ok, error);
+    return ok && qcow2_batch_commit(batch, error) && qcow2_batch_cut_end(batch, error)
+        && qcow2_image_trim_end(image, false, error) && empty_data_file(image, error);
+}
+
+static bool empty_top(const Qcow2Merge *merge, GError **error)
+{
+    return name_file(merge, 0, empty_image(qcow2_chain_image(merge->chain, 0), merge, error), error);
 }
 
 /* ---- Layers that go on, over base -------------------------------------------------------------- */
 
-static bool repoint(const Qcow2Merge *merge, unsigned index, GError **error)
+static bool repoint(Qcow2Image *image, const Qcow2Merge *merge, unsigned index, GError **error)
 {
-    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(qcow2_chain_image(merge->chain, index), error);
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
     bool ok = batch && set_name(merge, index, batch, error);
 
     /* What says that the note means it is needed until it is deleted. */
     if (ok && !qcow2_merge_is_deleted(merge, index)) {
         qcow2_batch_set_ext(batch, QCOW2_EXT_MERGED, NULL, 0);
     }
-    ok = ok && qcow2_batch_commit(batch, error);
-    return name_file(merge, index, ok, error);
+    return ok && qcow2_batch_commit(batch, error);
 }
 
 bool qcow2_merge_is_repointed(const Qcow2Merge *merge, unsigned index)
@@ -106,14 +100,15 @@ bool qcow2_merge_is_repointed(const Qcow2Merge *merge, unsigned index)
 static bool repoint_merged(const Qcow2Merge *merge, GError **error)
 {
     for (unsigned i = merge->top; i < merge->base; i++) {
-        if (qcow2_merge_is_repointed(merge, i) && !repoint(merge, i, error)) {
-            return false;
+        if (qcow2_merge_is_repointed(merge, i)
+            && !repoint(qcow2_chain_image(merge->chain, i), merge, i, error)) {
+            return name_file(merge, i, false, error);
         }
     }
     return true;
 }
 
-static Qcow2Keep keep_above(const Qcow2Merge *merge, Qcow2Chain *chain)
+static Qcow2Keep keep_above(const Qcow2Merge *merge, Qcow2Chain *chain, const char *name)
 {
     return (Qcow2Keep) {
         .chain = chain,
@@ -121,6 +116,10 @@ static Qcow2Keep keep_above(const Qcow2Merge *merge, Qcow2Chain *chain)
         .below_past = merge->base_chain,
         .past_from = qcow2_chain_image(merge->chain, merge->top)->size,
         .no_reflink = merge->options->no_reflink,
+        .set_backing = true,
+        .backing_name = name,
+        .backing_format = merge->base_format,
+        .merge_note = merge->note,
     };
 }
 
@@ -133,30 +132,9 @@ static bool repoint_above(Qcow2Merge *merge, GError **error)
     unsigned above = merge->top - 1;
     g_autoptr(Qcow2Chain) chain = qcow2_chain_tail(merge->chain, above, error);
     g_autofree char *name = qcow2_chain_backing_name(merge->chain, above, merge->base, error);
-    Qcow2Keep keep = keep_above(merge, chain);
+    Qcow2Keep keep = keep_above(merge, chain, name);
 
-    keep.set_backing = true;
-    keep.backing_name = name;
-    keep.backing_format = merge->base_format;
-    keep.merge_note = merge->note;
     return chain && name && qcow2_keep(&keep, NULL, merge->progress, error);
-}
-
-bool qcow2_merge_drop_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Room *room, GError **error)
-{
-    Qcow2Image *image = qcow2_chain_image(merge->chain, 0);
-
-    if (merge->top > 0) {
-        g_autoptr(Qcow2Chain) chain = qcow2_chain_tail(merge->chain, merge->top - 1, error);
-        Qcow2Keep keep = keep_above(merge, chain);
-        return chain && qcow2_keep_need(&keep, step, room, error);
-    }
-    if (merge->options->keep_image) {
-        return true;
-    }
-    return name_file(merge, 0, step == QCOW2_NEED_BY_REHEARSAL
-                                   ? qcow2_rehearse(image, rehearse_drop, image, room, error)
-                                   : qcow2_need_in_image(room, image, 0, image->size, 1, error), error);
 }
 
 /* ---- Layers that are no longer valid ----------------------------------------------------------- */
@@ -176,10 +154,22 @@ bool qcow2_merge_is_retired(const Qcow2Merge *merge, unsigned index)
     return true;
 }
 
+/* An image left as it was still reads through them. */
+static bool is_marked(const Qcow2Merge *merge, unsigned index)
+{
+    return qcow2_merge_is_retired(merge, index) && (!merge->options->keep_image || merge->top > 0);
+}
+
+static bool mark(Qcow2Image *image, const Qcow2Merge *merge, bool *ret_marked, GError **error)
+{
+    const Qcow2Layer *base = qcow2_chain_layer(merge->chain, merge->base);
+    g_autofree char *name = g_path_get_basename(base->place->target);
+
+    return qcow2_image_mark_merged(image, name, ret_marked, error);
+}
+
 static bool mark_layers(Qcow2Merge *merge, GError **error)
 {
-    g_autofree char *base = g_path_get_basename(qcow2_chain_layer(merge->chain, merge->base)->place->target);
-
     for (unsigned i = merge->top + 1; i < merge->base; i++) {
         const char *name = qcow2_chain_layer_name(merge->chain, i);
         bool marked = false;
@@ -187,11 +177,8 @@ static bool mark_layers(Qcow2Merge *merge, GError **error)
             continue;
         }
         g_ptr_array_add(merge->invalid, g_strdup(name));
-        /* An image left as it was still reads through them. */
-        if (!merge->options->keep_image || merge->top > 0) {
-            if (!qcow2_image_mark_merged(qcow2_chain_image(merge->chain, i), base, &marked, error)) {
-                return name_file(merge, i, false, error);
-            }
+        if (is_marked(merge, i) && !mark(qcow2_chain_image(merge->chain, i), merge, &marked, error)) {
+            return name_file(merge, i, false, error);
         }
         if (!marked) {
             g_ptr_array_add(merge->unmarked, g_strdup(name));
@@ -228,7 +215,7 @@ bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error)
     unsigned above = merge->top > 0 ? merge->top - 1 : 0;
     bool ok = merge->top > 0                ? repoint_above(merge, error)
             : merge->options->keep_image    ? true
-                                            : empty_image(merge, error);
+                                            : empty_top(merge, error);
 
     ok = ok && repoint_merged(merge, error);
     if (!ok) {
@@ -238,6 +225,81 @@ bool qcow2_merge_drop_layers(Qcow2Merge *merge, GError **error)
     }
     return retire_layers(merge, above, error);
 }
+
+/* ---- Before base is written -------------------------------------------------------------------- */
+
+static bool rehearse_empty(Qcow2Image *image, void *data, GError **error)
+{
+    return empty_image(image, data, error);
+}
+
+typedef struct Leaving {
+    const Qcow2Merge *merge;
+    unsigned index;
+} Leaving;
+
+static bool rehearse_leaving(Qcow2Image *image, void *data, GError **error)
+{
+    const Leaving *self = data;
+    bool unused;
+
+    return (!qcow2_merge_is_tagged(self->merge, self->index)
+            || qcow2_merge_tag_image(image, self->merge, error))
+        && (!qcow2_merge_is_repointed(self->merge, self->index)
+            || repoint(image, self->merge, self->index, error))
+        && (!is_marked(self->merge, self->index) || mark(image, self->merge, &unused, error));
+}
+
+static bool need_of_leaving(const Qcow2Merge *merge, Qcow2Room *room, GError **error)
+{
+    for (unsigned i = MAX(merge->top, 1); i < merge->base; i++) {
+        Leaving leaving = { merge, i };
+        bool is_written = qcow2_merge_is_tagged(merge, i) || qcow2_merge_is_repointed(merge, i)
+                       || is_marked(merge, i);
+        if (is_written && !qcow2_rehearse_alone(qcow2_chain_image(merge->chain, i), rehearse_leaving,
+                                                &leaving, room, error)) {
+            return name_file(merge, i, false, error);
+        }
+    }
+    return true;
+}
+
+static bool need_above(const Qcow2Merge *merge, Qcow2Room *room, GError **error)
+{
+    g_autoptr(Qcow2Chain) chain = qcow2_chain_tail(merge->chain, merge->top - 1, error);
+    g_autofree char *name = qcow2_chain_backing_name(merge->chain, merge->top - 1, merge->base, error);
+    Qcow2Keep keep = keep_above(merge, chain, name);
+
+    return chain && name
+        && name_file(merge, merge->top - 1, qcow2_keep_need(&keep, QCOW2_NEED_BY_REHEARSAL, room, error),
+                     error);
+}
+
+static bool need_of_top(const Qcow2Merge *merge, Qcow2Room *room, GError **error)
+{
+    Qcow2Image *image = qcow2_chain_image(merge->chain, 0);
+
+    return name_file(merge, 0, qcow2_rehearse_alone(image, rehearse_empty, (gpointer)merge, room, error),
+                     error);
+}
+
+/* Only metadata: all of it is tried, so that what cannot be is known while base is as it was. */
+bool qcow2_merge_drop_need(const Qcow2Merge *merge, Qcow2Room *room, GError **error)
+{
+    if (merge->top == 0 && merge->options->keep_image) {
+        return true;
+    }
+    bool ok = (merge->top > 0 ? need_above(merge, room, error) : need_of_top(merge, room, error))
+           && need_of_leaving(merge, room, error);
+
+    if (!ok && error && *error && !g_error_matches(*error, QCOW2_ERROR, QCOW2_ERROR_NO_SPACE)) {
+        g_autofree char *cause = g_steal_pointer(&(*error)->message);
+        (*error)->message = g_strconcat(cause, "; nothing was written", NULL);
+    }
+    return ok;
+}
+
+/* ---- The user's own word ----------------------------------------------------------------------- */
 
 bool qcow2_unmark(const char *image, GError **error)
 {

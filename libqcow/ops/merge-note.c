@@ -49,9 +49,10 @@ static void add_line(const Qcow2Merge *merge, unsigned above, const char *kind, 
 {
     g_autofree char *name = name_of(merge, above, index);
 
+    const char *goes = qcow2_merge_is_deleted(merge, index) ? QCOW2_MERGE_DELETE : "";
+
     if (name) {
-        g_string_append_printf(note, "%s%s %s", qcow2_merge_is_deleted(merge, index) ? QCOW2_MERGE_DELETE : "",
-                               kind, name);
+        g_string_append_printf(note, "%s%s %s", goes, kind, name);
         g_string_append_c(note, '\0');
     }
 }
@@ -104,26 +105,29 @@ void qcow2_merge_make_note(Qcow2Merge *merge, bool is_short)
     }
 }
 
-static bool tag_layer(const Qcow2Merge *merge, unsigned index, GError **error)
+bool qcow2_merge_is_tagged(const Qcow2Merge *merge, unsigned index)
 {
-    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(qcow2_chain_image(merge->chain, index), error);
+    return merge->note && qcow2_merge_is_noted(merge, index);
+}
+
+bool qcow2_merge_tag_image(Qcow2Image *image, const Qcow2Merge *merge, GError **error)
+{
+    g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(image, error);
 
     if (batch) {
         qcow2_batch_set_ext(batch, QCOW2_EXT_MERGED, merge->id, QCOW2_MERGE_ID_LEN);
     }
-    if (!batch || !qcow2_batch_commit(batch, error)) {
-        g_prefix_error(error, "the data is in '%s', run the same command again: '%s': ",
-                       qcow2_chain_layer_name(merge->chain, merge->base),
-                       qcow2_chain_layer_name(merge->chain, index));
-        return false;
-    }
-    return true;
+    return batch && qcow2_batch_commit(batch, error);
 }
 
 bool qcow2_merge_tag_layers(const Qcow2Merge *merge, GError **error)
 {
-    for (unsigned i = merge->top; merge->note && i < merge->base; i++) {
-        if (qcow2_merge_is_noted(merge, i) && !tag_layer(merge, i, error)) {
+    for (unsigned i = merge->top; i < merge->base; i++) {
+        if (qcow2_merge_is_tagged(merge, i)
+            && !qcow2_merge_tag_image(qcow2_chain_image(merge->chain, i), merge, error)) {
+            g_prefix_error(error, "the data is in '%s', run the same command again: '%s': ",
+                           qcow2_chain_layer_name(merge->chain, merge->base),
+                           qcow2_chain_layer_name(merge->chain, i));
             return false;
         }
     }

@@ -87,7 +87,8 @@ bool qcow2_merge_into_base(Qcow2Merge *merge, GError **error);
 
 /* What the parts need of the file systems; see ops/rehearse.h. */
 bool qcow2_merge_base_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Room *room, GError **error);
-bool qcow2_merge_drop_need(const Qcow2Merge *merge, Qcow2NeedStep step, Qcow2Room *room, GError **error);
+/* Always by a rehearsal: what would refuse later, with the data in base, does it here. */
+bool qcow2_merge_drop_need(const Qcow2Merge *merge, Qcow2Room *room, GError **error);
 
 /**
  * qcow2_merge_make_note: what the image that gets base as its backing file has to remember until the merged
@@ -98,6 +99,10 @@ void qcow2_merge_make_note(Qcow2Merge *merge, bool is_short);
 
 /** qcow2_merge_is_noted: a layer that the note names, or that is found from one that it names. */
 bool qcow2_merge_is_noted(const Qcow2Merge *merge, unsigned index);
+
+/** qcow2_merge_is_tagged, _tag_image: one of those layers; @image is it, or a copy on trial. */
+bool qcow2_merge_is_tagged(const Qcow2Merge *merge, unsigned index);
+bool qcow2_merge_tag_image(Qcow2Image *image, const Qcow2Merge *merge, GError **error);
 
 /** qcow2_merge_tag_layers: those layers say in their headers that the note means them. */
 bool qcow2_merge_tag_layers(const Qcow2Merge *merge, GError **error);

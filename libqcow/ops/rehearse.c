@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "ops/rehearse.h"
 
+#include "chain/chain.h"
 #include "io/trial.h"
 
 bool qcow2_check_room(Qcow2NeedFunc func, void *data, GError **error)
@@ -120,6 +121,31 @@ bool qcow2_rehearse(Qcow2Image *image, Qcow2RehearseFunc func, void *data, Qcow2
         return true;
     }
     bool ok = func(data, error);
+    end(&rehearsal, room, &is_known);
+    if (!ok && !is_known) {
+        g_clear_error(error);
+        return true;
+    }
+    return ok;
+}
+
+bool qcow2_rehearse_alone(Qcow2Image *image, Qcow2RehearseAloneFunc func, void *data, Qcow2Room *room,
+                          GError **error)
+{
+    const Qcow2OpenOptions options = {
+        .format = "qcow2", .force_share = true, .n_threads = image->n_threads,
+    };
+    Rehearsal rehearsal;
+    bool is_known;
+
+    if (!begin(&rehearsal, image, error)) {
+        return false;
+    }
+    g_autoptr(Qcow2Chain) alone = qcow2_chain_open_io(image->file, &options, error);
+    if (alone && image->data && image->data != image->file) {
+        qcow2_chain_image(alone, 0)->data = qcow2_io_ref(image->data);
+    }
+    bool ok = alone && func(qcow2_chain_image(alone, 0), data, error);
     end(&rehearsal, room, &is_known);
     if (!ok && !is_known) {
         g_clear_error(error);

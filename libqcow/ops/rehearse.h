@@ -38,4 +38,11 @@ typedef bool (*Qcow2RehearseFunc)(void *data, GError **error);
  */
 bool qcow2_rehearse(Qcow2Image *image, Qcow2RehearseFunc func, void *data, Qcow2Room *room, GError **error);
 
+/** All that the operation does to the image; it may commit what it does. */
+typedef bool (*Qcow2RehearseAloneFunc)(Qcow2Image *image, void *data, GError **error);
+
+/** qcow2_rehearse_alone: the same with an image of its own, without the layers below, in several steps. */
+bool qcow2_rehearse_alone(Qcow2Image *image, Qcow2RehearseAloneFunc func, void *data, Qcow2Room *room,
+                          GError **error);
+
 #endif

@@ -96,6 +96,44 @@ assert_too_small() {
     assert_same_content small/base.qcow2 top.raw
 }
 
+# Chain a - mid - top - base in small/, which is filled up to @1 KiB.
+fill_chain() {
+    small_disk 16M
+    (cd small && CHAIN_SIZE=8M make_chain base.qcow2 low.qcow2 mid.qcow2 top.qcow2 a.qcow2)
+    guest_write small/base.qcow2 0 1M A
+    guest_write small/mid.qcow2 1M 64K B
+    guest_write small/top.qcow2 0 128K C
+    active_raw small/a.qcow2 a.raw
+    active_raw small/top.qcow2 top.raw
+    fallocate -l $(($(df --output=avail small | tail -n 1) - $1))K small/full
+}
+
+# assert_whole_or_nothing IMAGE COMMAND…: at each amount of free space either it works, or nothing has changed
+assert_whole_or_nothing() {
+    local image=$1 free worked=0 failed=0
+    for free in {100..620..40}; do
+        fill_chain "$free"
+        remember_image small/*.qcow2
+        if run "${@:2}" && ((status == 0)); then
+            ((++worked))
+            assert_same_content "small/$image.qcow2" "$image.raw" || return
+            assert_clean "small/$image.qcow2" || return
+            assert_clean small/base.qcow2 || return
+        else
+            ((++failed))
+            assert_output_has "not enough space" || return
+            assert_image_unchanged small/*.qcow2 || return
+        fi
+        umount small
+    done
+    ((worked > 0 && failed > 0)) || fail "$worked worked, $failed failed"
+}
+
+@test "commit: with any free space either all of it is done, or nothing" {
+    assert_whole_or_nothing top qcow-commit -b small/base.qcow2 small/top.qcow2
+    assert_whole_or_nothing a qcow-commit --top small/top.qcow2 -b small/base.qcow2 --delete small/a.qcow2
+}
+
 @test "commit: into a raw base with holes; what is allocated already is no need" {
     small_disk 6M
     truncate -s 16M small/base.raw

@@ -283,6 +283,42 @@ load merging
     assert_noted top.qcow2
 }
 
+# ---- what could only fail later ----------------------------------------------------------------------
+
+# refused_at_first PATTERN COMMAND…: before anything is written, and a dry run says the same
+refused_at_first() {
+    remember_image ./*.qcow2
+    run -1 "${@:2}"
+    assert_output_has "$1" "nothing was written" || return
+    refute_output_has "run the same command again" || return
+    assert_image_unchanged ./*.qcow2 || return
+    run -1 "$2" --dry-run "${@:3}"
+    assert_output_has "$1" "nothing was written" || return
+    assert_image_unchanged ./*.qcow2
+}
+
+@test "commit: an image that cannot be emptied is refused before the base is written" {
+    local block
+    make_image base.qcow2 4M
+    guest_write base.qcow2 0 1M A
+    make_image top.qcow2 4M -b base.qcow2 -F qcow2
+    guest_write top.qcow2 64K 128K B
+    block=$(peek_be top.qcow2 "$(peek_be top.qcow2 48 8)" 8)
+    poke top.qcow2 $((block + 2 * 5)) 0000    # of the first data cluster
+    [[ $(qemu-img check top.qcow2 2>&1) == *"cluster 5 refcount=0"* ]]
+    refused_at_first "run qcow-check -r all" qcow-commit top.qcow2
+}
+
+@test "commit --top: an image above that cannot take what it would have to is refused before the base is written" {
+    make_image base.qcow2 4M
+    guest_write base.qcow2 0 4M A
+    make_image top.qcow2 2M -b base.qcow2 -F qcow2
+    guest_write top.qcow2 64K 64K B
+    qemu-img create -q -f qcow2 --object secret,id=s,data=pw -b top.qcow2 -F qcow2 \
+        -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 active.qcow2 4M
+    refused_at_first "'active.qcow2': the image is encrypted" qcow-commit --top top.qcow2 active.qcow2
+}
+
 # ---- sizes -------------------------------------------------------------------------------------------
 
 @test "commit: a smaller base grows" {
