@@ -134,6 +134,15 @@ assert_whole_or_nothing() {
     assert_whole_or_nothing a qcow-commit --top small/top.qcow2 -b small/base.qcow2 --delete small/a.qcow2
 }
 
+@test "commit: a folder for temporary files that cannot be used is no hindrance" {
+    make_image base.qcow2 4M
+    make_image top.qcow2 4M -b base.qcow2 -F qcow2
+    guest_write top.qcow2 1M 64K B
+    active_raw top.qcow2 top.raw
+    TMPDIR=$PWD/none qcow-commit -q top.qcow2
+    assert_same_content base.qcow2 top.raw
+}
+
 @test "commit: into a raw base with holes; what is allocated already is no need" {
     small_disk 6M
     truncate -s 16M small/base.raw
