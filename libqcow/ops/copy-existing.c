@@ -177,6 +177,7 @@ static Qcow2Choice *new_choice(const Qcow2Copy *copy, Qcow2State *from, Qcow2Sta
     Qcow2ChoiceOptions options = {
         .unit = unit,
         .compare_data = !everything,
+        .progress = copy->progress,
         .everything = everything,
         .n_threads = copy->first->options.n_threads,
         .end = MIN(qcow2_align_up(copy->size, unit), to->size),

@@ -88,6 +88,7 @@ static Qcow2Choice *new_choice(Qcow2Copy *copy, const Qcow2Creation *creation, Q
         /* A compressed cluster is always a whole one. */
         .unit = copy->options->compress ? header.layout.cluster_size : qcow2_overlay_unit(&header),
         .compare_data = has_backing,
+        .progress = copy->progress,
         .n_threads = copy->first->options.n_threads,
         .everything = maps_everything(copy, creation),
     };

@@ -52,6 +52,7 @@ static bool open_kept(const Keeping *self, const Qcow2SnapshotEntry *entry, bool
     Qcow2ChoiceOptions options = {
         .unit = qcow2_in_place_unit(self->image),
         .compare_data = compare_data,
+        .progress = self->progress,
         .n_threads = self->image->n_threads,
     };
 
