@@ -280,6 +280,27 @@ static Qcow2Place *data_file_place(const Qcow2Layer *layer, GError **error)
     return place;
 }
 
+/*
+ * What is written goes by what the header names: with another data file the image, opened by its name, would
+ * read otherwise than it did.
+ */
+static bool refuse_other_data_file(const Qcow2Layer *layer, GError **error)
+{
+    const Qcow2Place *given = layer->place->data_file;
+
+    if (!given || !layer->image->file->writable || !layer->image->header.data_file) {
+        return true;
+    }
+    g_autoptr(Qcow2Place) recorded = data_file_place(layer, error);
+    return recorded
+        && ((given->kind == QCOW2_PLACE_FILE && same_file(given->target, recorded->target))
+            || !g_file_test(recorded->target, G_FILE_TEST_EXISTS)    /* by its name it reads as nothing */
+            || qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "an image is written with the data file that it records, '%s', not with '%s'; leave"
+                          " \"data-file\" out of the image name, or record the other one first (qcow-amend -o"
+                          " data_file=...)", recorded->shown, given->shown));
+}
+
 Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *options, GError **error)
 {
     g_autoptr(Qcow2Place) found = NULL;
@@ -288,6 +309,9 @@ Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *
     if (options->untrusted) {
         qcow2_fail(error, QCOW2_ERROR_UNTRUSTED,
                    "its data is in another file, which --untrusted does not open");
+        return NULL;
+    }
+    if (!refuse_other_data_file(layer, error)) {
         return NULL;
     }
     if (!place) {

@@ -359,3 +359,38 @@ assert_pulled() {
     assert_same_content small/top.qcow2 top.raw
     assert_clean small/top.qcow2
 }
+
+# make_other_data: t.qcow2 over base.qcow2, with its data in own.data; other_name names it with other.data
+make_other_data() {
+    make_image base.qcow2 4M
+    guest_write base.qcow2 0 4M A
+    make_image t.qcow2 4M -b base.qcow2 -F qcow2 -o data_file=own.data
+    guest_write t.qcow2 0 1M B
+    cp own.data other.data
+    name='"file":{"driver":"file","filename":"t.qcow2"},"data-file":{"driver":"file","filename":"other.data"}'
+    other_name="json:{\"driver\":\"qcow2\",$name}"
+    remember_image t.qcow2 own.data other.data
+}
+
+@test "pull, rebase, trim, commit, copy -n: another data file than the recorded one is refused" {
+    make_other_data
+    make_image over.qcow2 4M -b "$other_name" -F qcow2
+    guest_write over.qcow2 0 64K C
+    qemu-img convert -O raw base.qcow2 source.raw
+    local command
+    for command in "qcow-pull" "qcow-rebase -b base.qcow2 -F qcow2" "qcow-trim" "qcow-copy -n -O qcow2 source.raw"; do
+        # shellcheck disable=SC2086  # words
+        run -1 $command "$other_name"
+        assert_output_has "'own.data', not with 'other.data'" "qcow-amend"
+        assert_image_unchanged t.qcow2 own.data other.data
+    done
+    run -1 qcow-commit over.qcow2
+    assert_output_has "'own.data', not with 'other.data'"
+    assert_image_unchanged t.qcow2 own.data other.data
+    # The same file by another name is no other one.
+    ln own.data link.data
+    qcow-pull -q "${other_name/other.data/link.data}"
+    assert_clean t.qcow2
+    assert_guest t.qcow2 0 1M B
+    assert_guest t.qcow2 1M 3M A
+}
