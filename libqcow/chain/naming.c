@@ -148,6 +148,11 @@ static bool means_layer(const char *name, const Folders *folders, const Qcow2Cha
 
 /* ---- Names ------------------------------------------------------------------------------------- */
 
+char *qcow2_name_of_path(const char *path)
+{
+    return g_strconcat(path[strcspn(path, ":/")] == ':' ? "./" : "", path, NULL);
+}
+
 /* Both are absolute and have no "." or ".." in them. */
 static char *relative_path(const char *from_folder, const char *path)
 {
@@ -165,11 +170,7 @@ static char *relative_path(const char *from_folder, const char *path)
     for (guint i = same; to[i]; i++) {
         g_string_append_printf(result, "%s%s", i > same ? "/" : "", to[i]);
     }
-    /* QEMU takes what is before a colon for a protocol. */
-    if (result->str[strcspn(result->str, ":/")] == ':') {
-        g_string_prepend(result, "./");
-    }
-    return g_string_free(g_steal_pointer(&result), FALSE);
+    return qcow2_name_of_path(result->str);
 }
 
 /* The last part stays: it may be a link that means one file today and another tomorrow, as LVM's do. */

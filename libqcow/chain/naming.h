@@ -21,6 +21,9 @@ char *qcow2_backing_name(const Qcow2Layer *image, const Qcow2Chain *chain, unsig
 /** qcow2_chain_backing_name: the same for a layer @above of the same chain. */
 char *qcow2_chain_backing_name(const Qcow2Chain *chain, unsigned above, unsigned below, GError **error);
 
+/** qcow2_name_of_path: so that QEMU takes it for one: it sees a protocol before a colon. Free it. */
+char *qcow2_name_of_path(const char *path);
+
 /**
  * qcow2_place_is_layer: whether what opens @place reads what the chain reads from @index on: the same file or
  * export, in the same way, over the same layers.

@@ -80,6 +80,15 @@ static Qcow2Chain *open_new_chain(Qcow2Chain *chain, const Qcow2RebaseOptions *o
     return g_steal_pointer(&below);
 }
 
+/* Of a name that means a path here as it is: QEMU could take it for something else. NULL for NULL. */
+static char *name_to_record(const char *name)
+{
+    g_autoptr(Qcow2Place) place = name ? qcow2_place_parse(name, NULL, false, NULL) : NULL;
+    bool is_path = place && place->kind == QCOW2_PLACE_FILE && strcmp(place->target, name) == 0;
+
+    return is_path ? qcow2_name_of_path(name) : g_strdup(name);
+}
+
 static bool set_name(Qcow2Chain *chain, const Qcow2Keep *keep, GError **error)
 {
     g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(qcow2_chain_image(chain, 0), error);
@@ -128,11 +137,13 @@ bool qcow2_rebase(Qcow2Chain *chain, const Qcow2RebaseOptions *options, Qcow2Mov
                   Qcow2Progress *progress, GError **error)
 {
     bool has_name = options->backing_name && *options->backing_name;
+    const char *given = has_name ? options->backing_name : NULL;
+    g_autofree char *name = options->name_only ? g_strdup(given) : name_to_record(given);
     g_autoptr(Qcow2Chain) below = NULL;
     Qcow2Keep keep = {
         .chain = chain,
         .set_backing = true,
-        .backing_name = has_name ? options->backing_name : NULL,
+        .backing_name = name,
         .backing_format = has_name ? options->backing_format : NULL,
         .compare_data = true,
         .compress = options->compress,

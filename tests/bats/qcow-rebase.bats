@@ -338,3 +338,13 @@ assert_rebased() {
     qcow-rebase -q -b "$PWD/$long" -F qcow2 top.qcow2
     assert_rebased top.qcow2 top.raw "$PWD/$long qcow2"
 }
+
+@test "rebase: a path with a colon is recorded so that QEMU takes it for one; -u records what is given" {
+    make_bases
+    active_raw top.qcow2 top.raw
+    cp new.qcow2 x:y.qcow2
+    qcow-rebase -q -b x:y.qcow2 -F qcow2 top.qcow2
+    assert_rebased top.qcow2 top.raw "./x:y.qcow2 qcow2"
+    qcow-rebase -q -u -b x:y.qcow2 -F qcow2 top.qcow2
+    [[ $(qcow-info --output=json top.qcow2 | jq -r '."backing-filename"') == x:y.qcow2 ]]
+}
