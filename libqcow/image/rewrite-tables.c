@@ -11,18 +11,24 @@
 
 #define NO_TABLE UINT64_MAX    /* in place of a new one: nothing is left in it */
 
+typedef struct Users {
+    uint64_t n;               /* references to a table */
+    uint64_t min_size;        /* of the states that refer to it */
+} Users;
+
 typedef struct Rewrite {
     Qcow2Image *image;
     const Qcow2Layout *layout;
     Qcow2Batch *batch;
     Qcow2RewriteFunc func;
     void *data;
-    GHashTable *users;        /* host offset of a table that is counted more than once -> references to it */
+    GHashTable *users;        /* host offset of a table that is counted more than once -> Users */
     GHashTable *replaced;     /* host offset of a shared table -> that of the new one, or NO_TABLE */
     GHashTable *looked_at;    /* host offsets of shared tables that stay as they are */
     Qcow2RewrittenTable table;
     uint64_t *l1;             /* of the view at hand, as on disk */
     bool l1_changed;
+    uint64_t size;            /* guest bytes of that view */
 } Rewrite;
 
 bool qcow2_table_clear_entry(Qcow2Batch *batch, Qcow2RewrittenTable *table, uint64_t index, GError **error)
@@ -79,14 +85,15 @@ static bool place_table(Rewrite *self, uint64_t host_offset, uint64_t *ret_offse
 static bool rewrite_new_table(Rewrite *self, uint64_t l1_index, uint64_t host_offset, const uint8_t *raw,
                               uint64_t *ret_offset, GError **error)
 {
-    const uint64_t *n_users = g_hash_table_lookup(self->users, &host_offset);
+    const Users *users = g_hash_table_lookup(self->users, &host_offset);
     bool changed = false;
 
     *ret_offset = 0;
     memcpy(self->table.bytes, raw, self->layout->cluster_size);
     self->table.host_offset = host_offset;
     self->table.guest_start = l1_index * qcow2_l2_coverage(self->layout);
-    self->table.n_users = n_users ? MIN(*n_users, G_MAXINT) : 1;
+    self->table.n_users = users ? MIN(users->n, G_MAXINT) : 1;
+    self->table.min_size = users ? users->min_size : self->size;
     if (!self->func(&self->table, &changed, self->data, error)) {
         return false;
     }
@@ -123,6 +130,19 @@ static bool rewrite_table(uint64_t l1_index, uint64_t host_offset, const uint8_t
 
 /* ---- Views ------------------------------------------------------------------------------------- */
 
+static void add_user(Rewrite *self, uint64_t host_offset, uint64_t size)
+{
+    Users *users = g_hash_table_lookup(self->users, &host_offset);
+
+    if (!users) {
+        users = g_new(Users, 1);
+        *users = (Users) { .min_size = size };
+        g_hash_table_insert(self->users, g_memdup2(&host_offset, sizeof(host_offset)), users);
+    }
+    users->n++;
+    users->min_size = MIN(users->min_size, size);
+}
+
 /* Counts do not tell how many there are: a leak counts more. */
 static bool count_users(Rewrite *self, const Qcow2View *view, GError **error)
 {
@@ -136,8 +156,7 @@ static bool count_users(Rewrite *self, const Qcow2View *view, GError **error)
             return false;
         }
         if (count > 1) {
-            const uint64_t *n = g_hash_table_lookup(self->users, &offset);
-            remember(self->users, offset, n ? *n + 1 : 1);
+            add_user(self, offset, view->size);
         }
     }
     return l1 != NULL;
@@ -152,6 +171,7 @@ static bool rewrite_view(Rewrite *self, const Qcow2View *view, uint64_t *ret_l1_
     *ret_l1_offset = view->l1_offset;
     self->l1 = l1;
     self->l1_changed = false;
+    self->size = view->size;
     if (!l1 || !qcow2_each_table(self->image, view, rewrite_table, self, error)) {
         return false;
     }

@@ -18,6 +18,7 @@ typedef struct Qcow2RewrittenTable {
     uint64_t host_offset;             /* where it is */
     uint64_t guest_start;             /* of its first entry */
     uint64_t n_users;                 /* L1 tables that refer to it: what it refers to is counted so often */
+    uint64_t min_size;                /* guest bytes: of the smallest state that has it */
     uint8_t *bytes;                   /* as on disk; to be changed in place */
 } Qcow2RewrittenTable;
 

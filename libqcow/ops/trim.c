@@ -29,7 +29,6 @@ typedef struct Trim {
     const Qcow2Layout *layout;
     Qcow2Batch *batch;
     bool has_below, rehearsing;
-    uint64_t min_size;            /* of all states: below it they all go on */
     uint64_t n_empty_tables;      /* which go as a whole */
     uint64_t used_before;         /* clusters of the file */
     uint64_t n_in_data_file;      /* clusters of a data file that are given up */
@@ -95,8 +94,9 @@ static GArray *find_entries(const Trim *self, const Qcow2RewrittenTable *table, 
                             Kind kind)
 {
     unsigned bits = self->layout->cluster_bits;
-    uint64_t size = table->n_users > 1 ? self->min_size : self->state->size;
-    uint64_t limit = table->n_users > 1 ? qcow2_align_down(size, self->layout->cluster_size) : size;
+    /* Where the smallest of its states ends, the others may go on in the same cluster. */
+    uint64_t limit = table->n_users > 1 ? qcow2_align_down(table->min_size, self->layout->cluster_size)
+                                        : self->state->size;
     GArray *ranges = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
 
     for (uint64_t i = first; i < end; i++) {
@@ -236,16 +236,6 @@ static bool trim_table(Qcow2RewrittenTable *table, bool *ret_changed, void *data
 
 /* ---- The image --------------------------------------------------------------------------------- */
 
-static uint64_t smallest_size(const Qcow2Image *image)
-{
-    uint64_t size = image->size;
-
-    for (guint i = 0; i < image->snapshots->len; i++) {
-        size = MIN(size, g_array_index(image->snapshots, Qcow2SnapshotEntry, i).info.disk_size);
-    }
-    return size;
-}
-
 /* Over other layers than the image names something else would read the same without. */
 static bool check_backing(const Qcow2Chain *chain, GError **error)
 {
@@ -310,7 +300,6 @@ static bool drop_clusters(Trim *self, GError **error)
     g_autoptr(Qcow2Batch) batch = qcow2_batch_begin(self->image, error);
 
     self->batch = batch;
-    self->min_size = smallest_size(self->image);
     if (!batch || !count_used(batch, &self->used_before, error)) {
         return false;
     }

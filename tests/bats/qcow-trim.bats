@@ -414,3 +414,22 @@ assert_not_longer() {
     run -0 qcow-trim --output=json t.qcow2
     assert_json '.clusters == 0 and .bytes == 0'
 }
+
+@test "trim: what larger states share is trimmed past the end of a smaller one that has other tables" {
+    make_image base.qcow2 64M
+    guest_write base.qcow2 0 64M A
+    make_image t.qcow2 1M -b base.qcow2 -F qcow2
+    snapshot t.qcow2 small
+    qemu-img resize -q t.qcow2 64M
+    guest_write t.qcow2 8M 16M A
+    guest_write t.qcow2 32M 1M B
+    snapshot t.qcow2 big
+    active_raw t.qcow2 t.raw
+    snapshot_raw t.qcow2 big big.raw
+    snapshot_raw t.qcow2 small small.raw
+    assert_trimmed t.qcow2 t.raw 256
+    snapshot_raw t.qcow2 big big-after.raw
+    snapshot_raw t.qcow2 small small-after.raw
+    cmp big.raw big-after.raw
+    cmp small.raw small-after.raw
+}
