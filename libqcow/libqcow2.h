@@ -602,7 +602,7 @@ typedef struct Qcow2PlanStep {
     unsigned other;                 /* COMMIT: the base; PULL: the new backing file; past the last: none */
     uint64_t bytes, clusters;       /* as the operation will count them */
     uint64_t bytes_read, bytes_written;
-    uint64_t metadata_written;      /* to the file that gets the data */
+    uint64_t metadata_written;      /* to the file that gets the data; with compressed clusters */
     double seconds;                 /* an estimate, from the bytes */
 } Qcow2PlanStep;
 

@@ -217,6 +217,19 @@ static bool check_places(InPlace *self, const Qcow2ClusterRun *run, const GArray
     return true;
 }
 
+/* A plan's; streams are given a place with the tables. */
+static void count_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents)
+{
+    if (run->kind != QCOW2_RUN_STREAM) {
+        self->stats.data_clusters += run->n_clusters;
+        return;
+    }
+    self->stats.compressed_clusters += run->n_clusters;
+    self->stats.bytes_streamed += run->pass_through
+                                ? g_array_index(extents, Qcow2Extent, run->first_extent).stream_len
+                                : run->n_clusters << self->rules.layout->cluster_bits;
+}
+
 static bool apply_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *extents, GError **error)
 {
     bool is_stream = run->kind == QCOW2_RUN_STREAM;
@@ -226,8 +239,7 @@ static bool apply_data(InPlace *self, const Qcow2ClusterRun *run, const GArray *
         return false;
     }
     if (self->planning) {
-        self->stats.compressed_clusters += is_stream ? run->n_clusters : 0;
-        self->stats.data_clusters += is_stream ? 0 : run->n_clusters;
+        count_data(self, run, extents);
         if (self->sharing) {
             /* Any place will do, in the same order. */
             uint64_t place = (run->first_cluster + 1) << self->rules.layout->cluster_bits;

@@ -34,6 +34,7 @@ typedef struct Qcow2InPlaceOptions {
 typedef struct Qcow2InPlaceStats {
     uint64_t bytes, data_clusters, zero_clusters, compressed_clusters;
     uint64_t bytes_overwritten;   /* of the bytes: in clusters that were there */
+    uint64_t bytes_streamed;      /* a plan's: what is read for the compressed clusters */
     Qcow2MoverStats moved;
 } Qcow2InPlaceStats;
 

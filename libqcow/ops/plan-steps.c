@@ -70,12 +70,12 @@ static Qcow2Chain *above_file(const Qcow2PlanFile *file, unsigned layer, GError 
 
 static void add_stats(Qcow2PlanStep *step, const Qcow2Layout *layout, const Qcow2InPlaceStats *stats)
 {
-    uint64_t moved = (stats->data_clusters + stats->compressed_clusters) * layout->cluster_size
-                   + stats->bytes_overwritten;
+    uint64_t moved = stats->data_clusters * layout->cluster_size + stats->bytes_overwritten;
 
     step->bytes += stats->bytes;
     step->clusters += stats->data_clusters + stats->zero_clusters + stats->compressed_clusters;
-    step->bytes_read += moved;
+    step->bytes_read += moved + stats->bytes_streamed;
+    /* Compressed streams are written with the tables, and counted when the step is tried. */
     step->bytes_written += moved;
 }
 

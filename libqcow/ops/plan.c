@@ -139,7 +139,9 @@ static bool add_possible_ways_to(Group *group, unsigned target, GError **impossi
     if (add_ways_to(group, target, &cause)) {
         return true;
     }
+    /* Invalid: a disk that is too large for the tables of the file. */
     if (!g_error_matches(cause, QCOW2_ERROR, QCOW2_ERROR_UNSUPPORTED)
+        && !g_error_matches(cause, QCOW2_ERROR, QCOW2_ERROR_INVALID)
         && !g_error_matches(cause, QCOW2_ERROR, QCOW2_ERROR_NO_SPACE)) {
         g_propagate_error(error, g_steal_pointer(&cause));
         return false;

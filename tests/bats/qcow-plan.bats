@@ -287,3 +287,33 @@ assert_metadata() {
     assert_clean top.qcow2
     assert_same_content top.qcow2 top.raw
 }
+
+@test "plan: compressed clusters are counted once, as long as they are" {
+    local i
+    make_image base.qcow2 64M
+    for i in {0..31}; do head -c 1M /dev/zero | tr '\0' "\\$(printf %o $((i + 1)))"; done >data.raw
+    qemu-img convert -c -O qcow2 data.raw mid.qcow2
+    qemu-img resize -q mid.qcow2 64M
+    qemu-img rebase -u -b base.qcow2 -F qcow2 mid.qcow2
+    make_image top.qcow2 64M -b mid.qcow2 -F qcow2
+    guest_write top.qcow2 40M 16M Z
+    qcow-plan --drop=mid.qcow2 --output=json top.qcow2 >plan.json
+    qcow-pull -q --no-reflink --trace pull.trace -b base.qcow2 top.qcow2
+    local written
+    written=$(jq -s '[.[] | select(.call == "write") | .length] | add' pull.trace)
+    run -0 jq --argjson written "$written" '.groups[0].ways[0]
+        | .steps[0].operation == "pull" and ."bytes-read" < 1048576
+          and ."bytes-written" + ."metadata-written" == $written' plan.json
+    assert_output true
+}
+
+@test "plan: a way that a file cannot go is left out" {
+    make_image base.qcow2 1M -o cluster_size=512
+    guest_write base.qcow2 0 1M A
+    make_image top.qcow2 1T -b base.qcow2 -F qcow2
+    run -0 qcow-plan --drop=base.qcow2 --output=json top.qcow2
+    assert_json '[.groups[0].ways[].steps[].operation] == ["pull"]'
+    qcow-plan -q --run --drop=base.qcow2 top.qcow2
+    assert_clean top.qcow2
+    assert_guest top.qcow2 0 1M A
+}
