@@ -17,15 +17,17 @@ make_four() {
 }
 
 # call_of KIND NAME WHICH COMMAND…: print the number of the command's call, tried on a copy of the folder;
-# WHICH is first or last of those of a KIND (write, unlink, …) that are about the file NAME
+# WHICH is first or last of those of a KIND (write, unlink, …) that are about the file NAME; what comes before
+# the first write to an image is about temporary files
 call_of() {
-    local kind=$1 name=$2 pick='head' folder
+    local kind=$1 name=$2 pick='head' begin folder
     [[ $3 == first ]] || pick='tail'
     shift 3
     folder=$(mktemp -d "$BATS_FILE_TMPDIR/XXXXXX")
     cp -a . "$folder/trial"
     (cd "$folder/trial" && "$QCOW_BUILD/tests/crash/crash-killed" 0 ../calls "$@" >/dev/null)
-    grep -n "^$kind .*$name\$" "$folder/calls" | "$pick" -n 1 | cut -d: -f1
+    begin=$(grep -n '^write .*\.qcow2$' "$folder/calls" | head -n 1 | cut -d: -f1)
+    grep -n "^$kind .*$name\$" "$folder/calls" | awk -F: -v "begin=$begin" '$1 >= begin' | "$pick" -n 1 | cut -d: -f1
     rm -rf "$folder"
 }
 
