@@ -258,6 +258,17 @@ static bool trial_zero(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, bool ma
     return ok;
 }
 
+/* Where data was moved to it is as little seen as the data itself. */
+static bool trial_extent(Qcow2Io *io, uint64_t offset, uint64_t len_bytes, Qcow2IoExtent *ret, GError **error)
+{
+    TrialIo *trial = trial_of(io);
+
+    if (offset >= trial->old_size) {
+        return qcow2_io_extent_by_size(io, offset, len_bytes, ret, error);
+    }
+    return qcow2_io_extent(trial->stack.below, offset, MIN(len_bytes, trial->old_size - offset), ret, error);
+}
+
 static Qcow2CopyOutcome trial_copy_from(Qcow2Io *io, uint64_t offset, Qcow2Io *source, uint64_t source_offset,
                                         uint64_t len_bytes, GError **error)
 {
@@ -314,7 +325,7 @@ Qcow2Io *qcow2_io_trial_new(Qcow2Io *below, GError **error)
     ops->get_size = trial_get_size;
     ops->truncate = trial_truncate;
     ops->zero = trial_zero;
-    ops->extent = NULL;
+    ops->extent = trial_extent;
     ops->clone_from = NULL;
     ops->copy_from = trial_copy_from;
     ops->start_writeback = NULL;

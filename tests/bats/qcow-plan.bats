@@ -317,3 +317,14 @@ assert_metadata() {
     assert_clean top.qcow2
     assert_guest top.qcow2 0 1M A
 }
+
+@test "plan: zeros that a raw base has as holes are not counted, as they are not written" {
+    truncate -s 4M base.raw
+    guest_write base.raw 0 1M A
+    make_image top.qcow2 8M -b base.raw -F raw
+    guest_zero top.qcow2 512K 3M
+    guest_write top.qcow2 5M 64K B
+    planned=$(qcow-plan --output=json --drop base.raw top.qcow2 |
+        jq '.groups[0].ways[] | select(.steps[0].operation == "commit").steps[0].bytes')
+    [[ $planned == "$(qcow-commit --output=json top.qcow2 | jq .bytes)" ]]
+}
