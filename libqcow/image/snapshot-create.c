@@ -120,7 +120,7 @@ static GBytes *new_entry(const Qcow2Image *image, const Qcow2Header *header, con
     Qcow2Snapshot info = *given;
 
     info.id = id;
-    info.disk_size = header->size;
+    info.disk_size = qcow2_align_down(header->size, QCOW2_SECTOR_SIZE);
     return qcow2_snapshot_entry_encode(&info, header->l1_offset, header->l1_entries);
 }
 

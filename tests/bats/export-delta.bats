@@ -517,6 +517,22 @@ compressed_entry() {
     done
 }
 
+@test "export-delta: a snapshot of a size that ends within a sector is read in whole sectors, as images are" {
+    make_image disk.qcow2 1M
+    qemu_io disk.qcow2 'write -q -P 65 0 1M'
+    snapshot disk.qcow2 monday
+    poke disk.qcow2 $(($(peek_be disk.qcow2 0x40 8) + 48)) 00000000000ffe01
+    poke disk.qcow2 24 00000000000ffe01
+    qcow-snapshot -q -c tuesday disk.qcow2
+    [[ $(qcow-info --output=json disk.qcow2 | jq '.qcow.snapshots[1]["virtual-size"]') == $((0xffe00)) ]]
+    for state in monday tuesday @active; do
+        qcow-export-delta -q -t unsafe disk.qcow2 @empty $state delta.qcow2
+        [[ $(virtual_size delta.qcow2) == $((0xffe00)) ]] || fail $state
+        qemu-img compare -q disk.qcow2 delta.qcow2 || fail $state
+        rm delta.qcow2
+    done
+}
+
 @test "export-delta: a snapshot whose name begins with @ is found by name:" {
     make_image disk.qcow2 1M
     snapshot disk.qcow2 @active

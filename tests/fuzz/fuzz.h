@@ -5,6 +5,17 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+
+#include <glib.h>
+
+/* A promise that was broken: libFuzzer keeps the input for an abort, and not for the trap of g_error(). */
+#define fuzz_fail(...) \
+    do { \
+        g_printerr(__VA_ARGS__); \
+        g_printerr("\n"); \
+        abort(); \
+    } while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
