@@ -223,17 +223,6 @@ static bool check_names(const Qcow2Merge *merge, GError **error)
     return check_name(merge, merge->top - 1, error) && check_name(merge, merge->top, error);
 }
 
-/* With the note that will be in one of them. */
-static bool check_headers(Qcow2Merge *merge, GError **error)
-{
-    qcow2_merge_make_note(merge, false);
-    if (qcow2_merge_check_headers(merge, NULL)) {
-        return true;
-    }
-    qcow2_merge_make_note(merge, true);
-    return qcow2_merge_check_headers(merge, error);
-}
-
 /* ---- The room for it --------------------------------------------------------------------------- */
 
 /* A Qcow2NeedFunc. What is emptied or deleted comes last, so that none of it makes room for the rest. */
@@ -319,7 +308,7 @@ bool qcow2_merge_run(Qcow2Merge *merge, GError **error)
         && qcow2_merge_check_base(merge, error)
         && qcow2_merge_find_dependents(merge, error)
         && qcow2_merge_check_delete(merge, error)
-        && check_headers(merge, error)
+        && qcow2_merge_lay_out_note(merge, error)
         && check_room(merge, error)
         && keep_dependents(merge, error)
         && qcow2_merge_into_base(merge, error)

@@ -128,7 +128,7 @@ static bool try_kept(const Qcow2Merge *merge, const Qcow2Dependent *dependent, G
     return finish_trial(qcow2_chain_layer_name(dependent->chain, 0), &trial, ok, error);
 }
 
-bool qcow2_merge_check_headers(const Qcow2Merge *merge, GError **error)
+static bool check_headers(const Qcow2Merge *merge, GError **error)
 {
     for (guint i = 0; i < merge->kept->len; i++) {
         const Qcow2Dependent *dependent = g_ptr_array_index(merge->kept, i);
@@ -143,4 +143,14 @@ bool qcow2_merge_check_headers(const Qcow2Merge *merge, GError **error)
     }
     bool is_left_alone = merge->top == 0 && (merge->options->keep_image || !qcow2_merge_renames(merge, 0));
     return is_left_alone || try_above(merge, error);
+}
+
+bool qcow2_merge_lay_out_note(Qcow2Merge *merge, GError **error)
+{
+    qcow2_merge_make_note(merge, false);
+    if (check_headers(merge, NULL)) {
+        return true;
+    }
+    qcow2_merge_make_note(merge, true);
+    return check_headers(merge, error);
 }

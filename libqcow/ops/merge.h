@@ -110,8 +110,11 @@ bool qcow2_merge_tag_layers(const Qcow2Merge *merge, GError **error);
 /** qcow2_merge_clear_note: of the layer @index, when all is done. */
 bool qcow2_merge_clear_note(const Qcow2Chain *chain, unsigned index, GError **error);
 
-/** qcow2_merge_check_headers: whether all headers that will be written can be; before anything is. */
-bool qcow2_merge_check_headers(const Qcow2Merge *merge, GError **error);
+/**
+ * qcow2_merge_lay_out_note: makes the note, in full where there is room for it, and lays out all headers that
+ * will be written; before anything is.
+ */
+bool qcow2_merge_lay_out_note(Qcow2Merge *merge, GError **error);
 
 /**
  * qcow2_merge_finish: what an interrupted commit of this image had left to do, from its note. Sets

@@ -199,17 +199,6 @@ static bool count_pull(const Qcow2PlanFile *file, Qcow2PlanStep *step, GError **
 
 /* ---- Trying ------------------------------------------------------------------------------------ */
 
-/* In full where there is room for it, as a commit does it. */
-static bool make_note(Qcow2Merge *merge, GError **error)
-{
-    qcow2_merge_make_note(merge, false);
-    if (qcow2_merge_check_headers(merge, NULL)) {
-        return true;
-    }
-    qcow2_merge_make_note(merge, true);
-    return qcow2_merge_check_headers(merge, error);
-}
-
 /* All that a commit writes to the layers of the chain; images outside are not looked for. */
 static bool merge(Qcow2Merge *self, GError **error)
 {
@@ -217,7 +206,7 @@ static bool merge(Qcow2Merge *self, GError **error)
     self->base_chain = self->top_chain ? qcow2_chain_tail(self->chain, self->base, error) : NULL;
     self->base_format = self->base_chain ? qcow2_chain_format_name(self->chain, self->base, NULL, error)
                                          : NULL;
-    return self->base_format && make_note(self, error)
+    return self->base_format && qcow2_merge_lay_out_note(self, error)
         && qcow2_merge_into_base(self, error)
         && qcow2_merge_tag_layers(self, error)
         && qcow2_merge_drop_layers(self, error);
