@@ -692,17 +692,29 @@ typedef struct Qcow2ExternalFile {
 } Qcow2ExternalFile;
 typedef void (*Qcow2ExternalizeFunc)(const Qcow2ExternalFile *file, void *data);
 
+typedef struct Qcow2ExternalizeOptions {
+    bool overwrite;                 /* replace files in the folder */
+    bool no_reflink;
+} Qcow2ExternalizeOptions;
+
 /**
  * qcow2_externalize:
- * @folder: made when it is missing; no file of a name that is needed may be in it
+ * @folder: made when it is missing
  * @func: may be NULL; called for each file when all are complete
  *
  * Every internal snapshot, in table order, and the active layer as a backing chain: 0001-NAME.qcow2 …
  * active.qcow2, the first backed by the image's own backing file. VM states stand beside, as NAME.vmstate.
- * When anything fails none of the files is left.
+ * When anything fails none of the files is left, and none was replaced.
+ *
+ * Errors: QCOW2_ERROR_EXISTS where a file is there that may not be replaced.
  */
-bool qcow2_externalize(Qcow2Chain *chain, const char *folder, Qcow2ExternalizeFunc func, void *data,
-                       Qcow2Progress *progress, GError **error);
+bool qcow2_externalize(Qcow2Chain *chain, const char *folder, const Qcow2ExternalizeOptions *options,
+                       Qcow2ExternalizeFunc func, void *data, Qcow2Progress *progress, GError **error);
+
+typedef struct Qcow2InternalizeOptions {
+    bool overwrite;                 /* replace OUTPUT if it exists */
+    bool no_reflink;
+} Qcow2InternalizeOptions;
 
 /**
  * qcow2_internalize:
@@ -711,8 +723,8 @@ bool qcow2_externalize(Qcow2Chain *chain, const char *folder, Qcow2ExternalizeFu
  *
  * A backing chain as one image: an internal snapshot for each lower file, the top as the active layer.
  */
-bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qcow2Progress *progress,
-                       GError **error);
+bool qcow2_internalize(Qcow2Chain *chain, const char *output, const Qcow2InternalizeOptions *options,
+                       Qcow2MoveResult *ret_result, Qcow2Progress *progress, GError **error);
 
 /** qcow2_vmstate_export: the VM state of a snapshot into a new file. */
 bool qcow2_vmstate_export(Qcow2Chain *chain, const char *state, const char *file, bool overwrite,

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* qcow-amend: other features for an image that is there. */
-#include "tool-output.h"
-#include "tool-progress.h"
+#include "tool-moved.h"
 
 static char **amend_options;
 static gboolean force, unmark;
@@ -61,9 +60,16 @@ static const ToolCommand command = {
     .usage_status = 2,
 };
 
+static int finish(const Tool *tool, double seconds)
+{
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+
+    return tool_finish_summary(tool, &object, NULL, seconds);
+}
+
 static int run(const Tool *tool, Qcow2Chain *chain, const char *options)
 {
-    g_autoptr(ToolProgress) progress = tool_progress_start(tool, false);
+    g_autoptr(ToolProgress) progress = tool_progress_start(tool, tool->json);
     g_autoptr(GError) error = NULL;
 
     if (!qcow2_amend(chain, options, tool_progress_get(progress), &error)) {
@@ -72,7 +78,7 @@ static int run(const Tool *tool, Qcow2Chain *chain, const char *options)
         return interrupted ? interrupted : tool_fail(tool, tool->arguments[0], error);
     }
     tool_progress_end(progress);
-    return tool_finish(tool, 0);
+    return finish(tool, tool_progress_seconds(progress));
 }
 
 int main(int argc, char **argv)
@@ -88,7 +94,7 @@ int main(int argc, char **argv)
         return tool_fail(&tool, tool.arguments[0], error);
     }
     if (!amend_options) {
-        return tool_finish(&tool, 0);
+        return finish(&tool, 0);
     }
     g_autofree char *options = tool_join_options(amend_options);
     g_autoptr(Qcow2Chain) chain = tool_open_exclusive(&tool, tool.arguments[0], tool.format, &error);

@@ -5,7 +5,7 @@
 
 #include "tool-argv.h"
 #include "tool-image.h"
-#include "tool-output.h"
+#include "tool-moved.h"
 #include "tool-progress.h"
 
 static gboolean list;
@@ -100,7 +100,7 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_LOOKS,
+    .shared = TOOL_LOOKS | TOOL_PROGRESS,
     .exit_codes = (const ToolText[]) {
         { "0", "Done. Listed: there may be no bitmaps." },
         { "1", "Failed; the image is as it was." },
@@ -260,7 +260,8 @@ static bool open_source(const Tool *tool, Qcow2Chain **ret, GError **error)
 static int change(const Tool *tool, const char *image, uint64_t granularity)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(ToolProgress) progress = tool_progress_start(tool, false);
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+    g_autoptr(ToolProgress) progress = tool_progress_start(tool, tool->json);
     g_autoptr(Qcow2Chain) chain = tool_open_writable(tool, image, tool->format, &error), source = NULL;
     Qcow2BitmapOptions options = { .granularity = granularity };
 
@@ -282,7 +283,7 @@ static int change(const Tool *tool, const char *image, uint64_t granularity)
         return interrupted ? interrupted : tool_fail(tool, image, error);
     }
     tool_progress_end(progress);
-    return tool_finish(tool, 0);
+    return tool_finish_summary(tool, &object, NULL, tool_progress_seconds(progress));
 }
 
 int main(int argc, char **argv)

@@ -56,7 +56,7 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_LOOKS | TOOL_SOURCE_CACHE | TOOL_THREADS | TOOL_PROGRESS,
+    .shared = TOOL_LOOKS | TOOL_SOURCE_CACHE | TOOL_PROGRESS,
     .exit_codes = (const ToolText[]) {
         { "0", "The image is consistent, perhaps after the repair." },
         { "1", "The image could not be checked or repaired, and is as it was; or wrong usage." },

@@ -33,7 +33,7 @@ static const GOptionEntry entries[] = {
 static const ToolCommand command = {
     .name = "qcow-commit",
     .synopses = (const char *const[]) {
-        "[OPTION...] [-b LAYER] [--top LAYER] [--preserve FILE...] IMAGE", NULL,
+        "[OPTION...] [-b BASE] [--top TOP] [--preserve FILE...] IMAGE", NULL,
     },
     .arguments = (const char *const[]) { "IMAGE", NULL },
     .min_arguments = 1,
@@ -66,8 +66,8 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_OUTPUT | TOOL_TARGET_CACHE | TOOL_PROGRESS
-              | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK | TOOL_DRY_RUN,
+    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_TARGET_CACHE | TOOL_PROGRESS
+              | TOOL_RATE | TOOL_NO_REFLINK | TOOL_DRY_RUN,
     .exit_codes = (const ToolText[]) {
         { "0", "The layers were merged." },
         { "1", "Failed; no contents are lost, and the same command again completes it." },

@@ -42,7 +42,7 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_LOOKS | TOOL_SOURCE_CACHE | TOOL_THREADS | TOOL_PROGRESS,
+    .shared = TOOL_LOOKS | TOOL_SOURCE_CACHE | TOOL_PROGRESS,
     .exit_codes = (const ToolText[]) {
         { "0", "The same." },
         { "1", "Different, or wrong usage." },

@@ -87,7 +87,7 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_LOOKS | TOOL_SOURCE_CACHE | TOOL_TARGET_CACHE | TOOL_PROGRESS | TOOL_RATE | TOOL_THREADS
+    .shared = TOOL_LOOKS | TOOL_SOURCE_CACHE | TOOL_TARGET_CACHE | TOOL_PROGRESS | TOOL_RATE
             | TOOL_NO_REFLINK,
     .exit_codes = (const ToolText[]) {
         { "0", "TARGET is complete." },

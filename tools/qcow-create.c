@@ -2,8 +2,7 @@
 /* qcow-create: a new image, as qemu-img create makes it. */
 #include <stdio.h>
 
-#include "tool-output.h"
-#include "tool-progress.h"
+#include "tool-moved.h"
 
 static char *format, *backing_name, *backing_format;
 static char **create_options;
@@ -50,7 +49,7 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_IMAGE,
+    .shared = TOOL_IMAGE | TOOL_PROGRESS,
     .exit_codes = (const ToolText[]) {
         { "0", "IMAGE is complete." },
         { "1", "Failed; a file that was there before is as it was." },
@@ -73,7 +72,7 @@ static void announce(const char *line, void *data)
 {
     const Tool *tool = data;
 
-    if (!tool->quiet) {
+    if (!tool->quiet && !tool->json) {
         g_autofree char *image = qcow2_escape_name(tool->arguments[0], -1);
         g_autofree char *text = tool_escape_message(line);
         printf("Formatting '%s', %s\n", image, text);
@@ -84,6 +83,22 @@ static void announce(const char *line, void *data)
 static void warn(const char *message, void *data)
 {
     tool_warn(data, message);
+}
+
+static int finish(const Tool *tool, double seconds)
+{
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+    /* What the new image names was looked at before, or shall not be. */
+    Qcow2OpenOptions options = { .format = format ? format : "qcow2", .untrusted = true };
+    g_autoptr(Qcow2Chain) chain = tool->json ? qcow2_chain_open(tool->arguments[0], &options, NULL) : NULL;
+    Qcow2ImageInfo info;
+
+    tool_json_add(&object, "filename", tool_json_name(tool->arguments[0]));
+    tool_json_add_string(&object, "format", options.format);
+    if (chain && qcow2_chain_get_info(chain, 0, &info, NULL)) {
+        tool_json_add_uint(&object, "virtual-size", info.virtual_size);
+    }
+    return tool_finish_summary(tool, &object, NULL, seconds);
 }
 
 static void read_size(const Tool *tool, Qcow2CreateRequest *request)
@@ -118,12 +133,12 @@ int main(int argc, char **argv)
     };
     read_size(&tool, &request);
 
-    g_autoptr(ToolProgress) progress = tool_progress_start(&tool, false);
+    g_autoptr(ToolProgress) progress = tool_progress_start(&tool, tool.json);
     if (!qcow2_create(tool.arguments[0], &request, tool_progress_get(progress), &error)) {
         int interrupted = tool_progress_interrupted(progress, &tool, error,
                                                     "no image was made; the same command starts again");
         return interrupted ? interrupted : tool_fail(&tool, tool.arguments[0], error);
     }
     tool_progress_end(progress);
-    return tool_finish(&tool, 0);
+    return finish(&tool, tool_progress_seconds(progress));
 }

@@ -5,7 +5,13 @@
 #include "tool-output.h"
 #include "tool-progress.h"
 
-static const GOptionEntry entries[] = { { NULL } };
+static gboolean overwrite;
+
+static const GOptionEntry entries[] = {
+    { "overwrite", 0, 0, G_OPTION_ARG_NONE, &overwrite,
+      "Replace files in FOLDER that have these names", NULL },
+    { NULL },
+};
 
 static const ToolCommand command = {
     .name = "qcow-externalize",
@@ -22,11 +28,12 @@ static const ToolCommand command = {
         "Each file holds what changed since the one before it, and has the size of its state. The first is "
         "backed by the image's own backing file. A VM state stands beside its file as NAME.vmstate.",
         "Characters that have a meaning in file or image names are written as %XX. FOLDER is made when it "
-        "is missing. When anything fails none of the files is left.",
+        "is missing. The files appear when all are complete: when anything fails none is left, and none was "
+        "replaced.",
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_LOOKS | TOOL_PROGRESS | TOOL_RATE | TOOL_THREADS,
+    .shared = TOOL_LOOKS | TOOL_PROGRESS | TOOL_RATE | TOOL_NO_REFLINK,
     .exit_codes = (const ToolText[]) {
         { "0", "The chain is complete." },
         { "1", "Failed; no file was left." },
@@ -78,8 +85,9 @@ int main(int argc, char **argv)
         return tool_fail(&tool, image, error);
     }
     g_autoptr(ToolProgress) progress = tool_progress_start(&tool, tool.json);
-    bool ok =
-        qcow2_externalize(chain, tool.arguments[1], take_file, &report, tool_progress_get(progress), &error);
+    const Qcow2ExternalizeOptions options = { .overwrite = overwrite, .no_reflink = tool.no_reflink };
+    bool ok = qcow2_externalize(chain, tool.arguments[1], &options, take_file, &report,
+                                tool_progress_get(progress), &error);
     tool_progress_end(progress);
     g_autoptr(GVariant) files = g_variant_ref_sink(g_variant_builder_end(&report.files));
     if (!ok) {

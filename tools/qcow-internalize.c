@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* qcow-internalize: a backing chain as one image with internal snapshots. */
-#include "tool-output.h"
-#include "tool-progress.h"
+#include "tool-moved.h"
 
 static gboolean overwrite;
 
@@ -28,7 +27,7 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = (TOOL_LOOKS & ~TOOL_OUTPUT) | TOOL_PROGRESS | TOOL_RATE | TOOL_THREADS,
+    .shared = TOOL_LOOKS | TOOL_PROGRESS | TOOL_RATE | TOOL_NO_REFLINK,
     .exit_codes = (const ToolText[]) {
         { "0", "OUTPUT is complete." },
         { "1", "Failed; no OUTPUT was left." },
@@ -54,13 +53,17 @@ int main(int argc, char **argv)
     if (!chain) {
         return tool_fail(&tool, top, error);
     }
-    g_autoptr(ToolProgress) progress = tool_progress_start(&tool, false);
-    bool ok = qcow2_internalize(chain, tool.arguments[1], overwrite, tool_progress_get(progress), &error);
+    const Qcow2InternalizeOptions options = { .overwrite = overwrite, .no_reflink = tool.no_reflink };
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+    Qcow2MoveResult result;
+    g_autoptr(ToolProgress) progress = tool_progress_start(&tool, tool.json);
+    bool ok = qcow2_internalize(chain, tool.arguments[1], &options, &result, tool_progress_get(progress),
+                                &error);
     tool_progress_end(progress);
     if (!ok) {
         int status =
             tool_progress_interrupted(progress, &tool, error, "no OUTPUT was left; run the command again");
         return status ? status : tool_fail(&tool, top, error);
     }
-    return tool_finish(&tool, 0);
+    return tool_finish_summary(&tool, &object, &result, tool_progress_seconds(progress));
 }

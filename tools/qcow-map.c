@@ -30,7 +30,7 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_LOOKS | TOOL_THREADS,
+    .shared = TOOL_LOOKS,
     .exit_codes = (const ToolText[]) {
         { "0", "The whole range was listed." },
         { "1", "An image could not be read, or a range has no plain offset and the form is text." },

@@ -35,7 +35,7 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_LOOKS | TOOL_THREADS,
+    .shared = TOOL_LOOKS,
     .exit_codes = (const ToolText[]) {
         { "0", "The size was printed." },
         { "1", "The image could not be read, or the copy could not be made so." },

@@ -40,8 +40,8 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_FORCE_SHARE | TOOL_IMAGE | TOOL_OUTPUT | TOOL_TARGET_CACHE
-              | TOOL_PROGRESS | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK,
+    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_FORCE_SHARE | TOOL_IMAGE | TOOL_TARGET_CACHE
+              | TOOL_PROGRESS | TOOL_RATE | TOOL_NO_REFLINK,
     .exit_codes = (const ToolText[]) {
         { "0", "The plan was printed, or run." },
         { "1", "Failed." },

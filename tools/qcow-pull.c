@@ -40,8 +40,8 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_OUTPUT | TOOL_TARGET_CACHE | TOOL_PROGRESS
-              | TOOL_RATE | TOOL_THREADS | TOOL_NO_REFLINK | TOOL_DRY_RUN,
+    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_TARGET_CACHE | TOOL_PROGRESS
+              | TOOL_RATE | TOOL_NO_REFLINK | TOOL_DRY_RUN,
     .exit_codes = (const ToolText[]) {
         { "0", "The image has the new backing file." },
         { "1", "Failed, or it was so already; the image is as it was." },

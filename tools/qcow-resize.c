@@ -3,8 +3,7 @@
 #include <stdio.h>
 
 #include "tool-argv.h"
-#include "tool-output.h"
-#include "tool-progress.h"
+#include "tool-moved.h"
 
 static gboolean shrink;
 static char *preallocation;
@@ -38,7 +37,7 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE,
+    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_PROGRESS,
     .exit_codes = (const ToolText[]) {
         { "0", "The image has that size." },
         { "1", "Failed; the image is as it was." },
@@ -78,17 +77,33 @@ static uint64_t new_size(uint64_t old_size, int sign, uint64_t size)
     return size < old_size ? old_size - size : 0;
 }
 
+static int finish(const Tool *tool, Qcow2Chain *chain, uint64_t old_size, double seconds)
+{
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+    g_autoptr(Qcow2State) active = qcow2_state_open(chain, "@active", NULL);
+
+    if (!tool->quiet && !tool->json) {
+        puts("Image resized.");
+    }
+    tool_json_add_uint(&object, "virtual-size-before", old_size);
+    if (active) {
+        tool_json_add_uint(&object, "virtual-size", qcow2_state_get_size(active));
+    }
+    return tool_finish_summary(tool, &object, NULL, seconds);
+}
+
 static int run(const Tool *tool, Qcow2Chain *chain, int sign, uint64_t size)
 {
-    g_autoptr(ToolProgress) progress = tool_progress_start(tool, false);
+    g_autoptr(ToolProgress) progress = tool_progress_start(tool, tool->json);
     g_autoptr(GError) error = NULL;
     g_autoptr(Qcow2State) active = qcow2_state_open(chain, "@active", &error);
 
     if (!active) {
         return tool_fail(tool, tool->arguments[0], error);
     }
+    uint64_t old_size = qcow2_state_get_size(active);
     const Qcow2ResizeOptions options = {
-        .size = new_size(qcow2_state_get_size(active), sign, size),
+        .size = new_size(old_size, sign, size),
         .shrink = shrink,
         .preallocation = preallocation,
     };
@@ -98,10 +113,7 @@ static int run(const Tool *tool, Qcow2Chain *chain, int sign, uint64_t size)
         return interrupted ? interrupted : tool_fail(tool, tool->arguments[0], error);
     }
     tool_progress_end(progress);
-    if (!tool->quiet) {
-        puts("Image resized.");
-    }
-    return tool_finish(tool, 0);
+    return finish(tool, chain, old_size, tool_progress_seconds(progress));
 }
 
 int main(int argc, char **argv)

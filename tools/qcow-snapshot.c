@@ -2,7 +2,7 @@
 /* qcow-snapshot: the internal snapshots of an image. */
 #include "tool-dry-run.h"
 #include "tool-image.h"
-#include "tool-output.h"
+#include "tool-moved.h"
 
 static gboolean list;
 static char *create_name, *apply_state, *delete_state, *rename_state, *new_name;
@@ -88,16 +88,18 @@ static int run_change(const Tool *tool, const char *image)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(Qcow2Chain) chain = tool_open_writable(tool, image, tool->format, &error);
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
     gint64 start = g_get_monotonic_time();
 
     if (!chain || !change(chain, &error)) {
         return tool_fail(tool, image, error);
     }
+    double seconds = (double)(g_get_monotonic_time() - start) / G_USEC_PER_SEC;
     if (tool->dry_run) {
-        ToolMoved nothing = { .seconds = (double)(g_get_monotonic_time() - start) / G_USEC_PER_SEC };
+        ToolMoved nothing = { .seconds = seconds };
         return tool_finish_dry_run(tool, chain, image, &nothing);
     }
-    return tool_finish(tool, 0);
+    return tool_finish_summary(tool, &object, NULL, seconds);
 }
 
 int main(int argc, char **argv)

@@ -40,8 +40,8 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_OUTPUT | TOOL_TARGET_CACHE | TOOL_PROGRESS
-              | TOOL_RATE | TOOL_THREADS | TOOL_DRY_RUN,
+    .shared = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_IMAGE | TOOL_TARGET_CACHE | TOOL_PROGRESS
+              | TOOL_RATE | TOOL_DRY_RUN,
     .exit_codes = (const ToolText[]) {
         { "0", "Nothing is left to drop." },
         { "1", "Failed; the image reads as it did." },

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* qcow-vmstate: the saved VM state of an internal snapshot. */
-#include "tool-output.h"
-#include "tool-progress.h"
+#include <glib/gstdio.h>
+
+#include "tool-moved.h"
 
 static char *export_state, *import_state, *drop_state;
 static gboolean overwrite;
@@ -36,7 +37,7 @@ static const ToolCommand command = {
         NULL,
     },
     .entries = entries,
-    .shared = (TOOL_LOOKS & ~TOOL_OUTPUT) | TOOL_PROGRESS | TOOL_RATE,
+    .shared = TOOL_LOOKS | TOOL_PROGRESS | TOOL_RATE,
     .exit_codes = (const ToolText[]) {
         { "0", "Done." },
         { "1", "Failed; image and FILE are as they were." },
@@ -75,6 +76,18 @@ static bool run(const Tool *tool, const char *file, const char *image, Qcow2Prog
                         : qcow2_vmstate_drop(chain, drop_state, error);
 }
 
+static int finish(const Tool *tool, const char *file, double seconds)
+{
+    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
+    Qcow2MoveResult moved = { 0 };
+    GStatBuf status;
+
+    if (file && g_stat(file, &status) == 0) {
+        moved.bytes = moved.bytes_copied = (uint64_t)status.st_size;
+    }
+    return tool_finish_summary(tool, &object, &moved, seconds);
+}
+
 int main(int argc, char **argv)
 {
     g_auto(Tool) tool = { 0 };
@@ -83,7 +96,7 @@ int main(int argc, char **argv)
     tool_start(&tool, &command, argc, argv);
     check_usage(&tool);
     const char *file = drop_state ? NULL : tool.arguments[0], *image = tool.arguments[drop_state ? 0 : 1];
-    g_autoptr(ToolProgress) progress = tool_progress_start(&tool, false);
+    g_autoptr(ToolProgress) progress = tool_progress_start(&tool, tool.json);
     bool ok = run(&tool, file, image, tool_progress_get(progress), &error);
     tool_progress_end(progress);
     if (!ok) {
@@ -91,5 +104,5 @@ int main(int argc, char **argv)
             tool_progress_interrupted(progress, &tool, error, "nothing was changed; run the command again");
         return status ? status : tool_fail(&tool, image, error);
     }
-    return tool_finish(&tool, 0);
+    return finish(&tool, file, tool_progress_seconds(progress));
 }

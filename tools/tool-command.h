@@ -16,16 +16,14 @@ typedef enum {
     TOOL_FORCE_SHARE  = 1 << 2,   /* -U */
     TOOL_SOURCE_CACHE = 1 << 3,   /* -T */
     TOOL_TARGET_CACHE = 1 << 4,   /* -t */
-    TOOL_IMAGE        = 1 << 5,   /* --object, --untrusted, -q: whatever opens an image */
+    TOOL_IMAGE        = 1 << 5,   /* --object, --untrusted, -m, -q, --output: whatever opens an image */
     TOOL_PROGRESS     = 1 << 6,   /* -p */
     TOOL_RATE         = 1 << 7,
-    TOOL_THREADS      = 1 << 8,   /* -m */
-    TOOL_OUTPUT       = 1 << 9,   /* --output */
-    TOOL_NO_REFLINK   = 1 << 10,
-    TOOL_DRY_RUN      = 1 << 11,
+    TOOL_NO_REFLINK   = 1 << 8,
+    TOOL_DRY_RUN      = 1 << 9,
 
     /* What every command that looks at an image has. */
-    TOOL_LOOKS = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_FORCE_SHARE | TOOL_IMAGE | TOOL_OUTPUT,
+    TOOL_LOOKS = TOOL_FORMAT | TOOL_IMAGE_OPTS | TOOL_FORCE_SHARE | TOOL_IMAGE,
 } ToolShared;
 
 /* A line of a small table in help and man page: an exit code or an example, and what it stands for. */

@@ -24,6 +24,26 @@ char *tool_describe_moved(const Qcow2MoveResult *result, double seconds)
                            result->zero_clusters, result->compressed_clusters, seconds);
 }
 
+static bool print_summary(const Tool *tool, GVariantBuilder *object, const Qcow2MoveResult *result,
+                          double seconds)
+{
+    tool_json_add_moved(object, result);
+    tool_json_add(object, "seconds", g_variant_new_double(seconds));
+    return tool_print_json(tool, g_variant_builder_end(object));
+}
+
+int tool_finish_summary(const Tool *tool, GVariantBuilder *more, const Qcow2MoveResult *moved,
+                        double seconds)
+{
+    const Qcow2MoveResult nothing = { 0 };
+
+    if (!tool->json || tool->quiet) {
+        g_variant_builder_clear(more);
+        return tool_finish(tool, 0);
+    }
+    return print_summary(tool, more, moved ? moved : &nothing, seconds) ? tool_finish(tool, 0) : 1;
+}
+
 bool tool_print_moved(const Tool *tool, const char *done, const Qcow2MoveResult *result, double seconds)
 {
     GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
@@ -38,9 +58,7 @@ bool tool_print_moved(const Tool *tool, const char *done, const Qcow2MoveResult 
         }
         return true;
     }
-    tool_json_add_moved(&object, result);
-    tool_json_add(&object, "seconds", g_variant_new_double(seconds));
-    return tool_print_json(tool, g_variant_builder_end(&object));
+    return print_summary(tool, &object, result, seconds);
 }
 
 ToolMoved tool_moved_of(const Qcow2MoveResult *result, double seconds)

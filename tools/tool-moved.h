@@ -16,6 +16,17 @@ char *tool_describe_moved(const Qcow2MoveResult *result, double seconds);
 /** tool_print_moved: the summary. @done: "Image pulled"; NULL: nothing for people, as qemu-img. */
 bool tool_print_moved(const Tool *tool, const char *done, const Qcow2MoveResult *result, double seconds);
 
+/**
+ * tool_finish_summary:
+ * @more: of type a{sv}: what the command adds; consumed
+ * @moved: NULL when nothing was
+ *
+ * What follows a success of a command that has nothing to say to people: the summary, with --output=json.
+ * Returns: the exit status.
+ */
+int tool_finish_summary(const Tool *tool, GVariantBuilder *more, const Qcow2MoveResult *moved,
+                        double seconds);
+
 /** tool_moved_of: for --dry-run. */
 ToolMoved tool_moved_of(const Qcow2MoveResult *result, double seconds);
 

@@ -52,6 +52,14 @@ void qcow2_export_take_stats(Qcow2Export *job, const Qcow2Overlay *overlay, uint
     };
 }
 
+bool qcow2_export_fill(Qcow2Export *job, Qcow2Header *header, Qcow2Io *io, GError **error)
+{
+    g_autoptr(Qcow2Choice) choice = qcow2_export_choice(job, qcow2_overlay_unit(header), true, error);
+    g_autoptr(Qcow2Overlay) overlay = choice ? qcow2_export_count(job, header, choice, error) : NULL;
+
+    return overlay && qcow2_export_write(job, overlay, choice, io, error);
+}
+
 bool qcow2_export_to_file(Qcow2Export *job, GError **error)
 {
     g_auto(Qcow2Header) header = { 0 };
@@ -63,13 +71,9 @@ bool qcow2_export_to_file(Qcow2Export *job, GError **error)
     /* The output first: that it cannot be made should be known before the work. */
     g_autoptr(Qcow2Output) output =
         qcow2_output_new(job->output, job->options->overwrite, job->options->cache, error);
-    bool is_open = output && qcow2_output_trace(output, job->options->trace, error);
-    g_autoptr(Qcow2Choice) choice =
-        is_open ? qcow2_export_choice(job, qcow2_overlay_unit(&header), true, error) : NULL;
-    g_autoptr(Qcow2Overlay) overlay = choice ? qcow2_export_count(job, &header, choice, error) : NULL;
-
-    return overlay
-        && qcow2_export_write(job, overlay, choice, qcow2_output_io(output), error)
+    return output
+        && qcow2_output_trace(output, job->options->trace, error)
+        && qcow2_export_fill(job, &header, qcow2_output_io(output), error)
         && qcow2_io_flush(qcow2_output_io(output), error)
         && qcow2_witness_end(job->witness, error)
         && qcow2_progress_check(job->progress, error)

@@ -34,6 +34,9 @@ bool qcow2_export_to_file(Qcow2Export *job, GError **error);
 bool qcow2_export_to_pipe(Qcow2Export *job, GError **error);
 bool qcow2_export_to_raw(Qcow2Export *job, GError **error);
 
+/** qcow2_export_fill: chooses and writes: all between the header and the flush. */
+bool qcow2_export_fill(Qcow2Export *job, Qcow2Header *header, Qcow2Io *io, GError **error);
+
 /* Shared by file and pipe. */
 Qcow2Overlay *qcow2_export_count(Qcow2Export *job, Qcow2Header *header, Qcow2Choice *choice, GError **error);
 bool qcow2_export_write(Qcow2Export *job, Qcow2Overlay *overlay, Qcow2Choice *choice, Qcow2Io *io,

@@ -12,12 +12,15 @@
 #include "move/in-place.h"
 #include "move/output.h"
 #include "ops/export.h"
+#include "ops/keep.h"
 #include "state/witness.h"
 #include "util/error.h"
 #include "util/progress.h"
 
 typedef struct Internalize {
     Qcow2Chain *chain;
+    const Qcow2InternalizeOptions *options;
+    Qcow2MoveResult *moved;
     Qcow2Progress *progress;
     Qcow2Chain *result;           /* over the new file */
     GHashTable *names;            /* of snapshots so far */
@@ -46,7 +49,7 @@ static bool write_bottom(Internalize *self, Qcow2Io *io, GError **error)
 {
     unsigned bottom = qcow2_chain_n_layers(self->chain) - 1;
     Qcow2State to = qcow2_state_below(self->chain, bottom);
-    Qcow2ExportOptions options = { 0 };
+    Qcow2ExportOptions options = { .no_reflink = self->options->no_reflink };
     g_autoptr(Qcow2State) from = qcow2_state_open(self->chain, "@empty", error);
     Qcow2Export job = {
         .from = from, .to = &to, .options = &options, .output = io->name, .progress = self->progress
@@ -62,9 +65,19 @@ static bool write_bottom(Internalize *self, Qcow2Io *io, GError **error)
     }
     /* It is an image of its own, not a delta. */
     qcow2_header_set_ext(&header, QCOW2_EXT_DELTA, NULL, 0);
-    g_autoptr(Qcow2Choice) choice = qcow2_export_choice(&job, qcow2_overlay_unit(&header), true, error);
-    g_autoptr(Qcow2Overlay) overlay = choice ? qcow2_export_count(&job, &header, choice, error) : NULL;
-    return overlay && qcow2_export_write(&job, overlay, choice, io, error);
+    if (!qcow2_export_fill(&job, &header, io, error)) {
+        return false;
+    }
+    *self->moved = (Qcow2MoveResult) {
+        .bytes = job.result.bytes,
+        .clusters = job.result.clusters,
+        .data_clusters = job.result.data_clusters,
+        .zero_clusters = job.result.zero_clusters,
+        .compressed_clusters = job.result.compressed_clusters,
+        .bytes_copied = job.result.bytes_copied,
+        .bytes_cloned = job.result.bytes_cloned,
+    };
+    return true;
 }
 
 static bool add_snapshot(Internalize *self, Qcow2Batch *batch, Qcow2Image *image, const Qcow2Layer *layer,
@@ -96,7 +109,9 @@ static bool apply_layer(Internalize *self, unsigned layer, GError **error)
     g_autoptr(Qcow2State) from = stack ? qcow2_state_open(stack, "@backing", error) : NULL;
     g_autoptr(Qcow2State) to = from ? qcow2_state_open(stack, "@active", error) : NULL;
     Qcow2ChoiceOptions choice_options = { .unit = qcow2_in_place_unit(image) };
-    Qcow2InPlaceOptions options = { 0 };
+    Qcow2InPlaceOptions options = {
+        .n_threads = self->chain->options.n_threads, .no_reflink = self->options->no_reflink,
+    };
     Qcow2InPlaceResult result;
 
     if (!to) {
@@ -105,8 +120,11 @@ static bool apply_layer(Internalize *self, unsigned layer, GError **error)
     qcow2_states_share_size(from, to);
     g_autoptr(Qcow2Choice) choice = qcow2_choice_new(from, to, &choice_options, error);
     g_autoptr(Qcow2Batch) batch = choice ? qcow2_batch_begin(image, error) : NULL;
-    return batch && qcow2_in_place_apply(batch, image, to, choice, &options, &result, self->progress, error)
-        && qcow2_batch_commit(batch, error);
+    if (!batch || !qcow2_in_place_apply(batch, image, to, choice, &options, &result, self->progress, error)) {
+        return false;
+    }
+    qcow2_move_result_add(self->moved, &result.stats);
+    return qcow2_batch_commit(batch, error);
 }
 
 static bool open_result(Internalize *self, Qcow2Io *io, GError **error)
@@ -146,10 +164,10 @@ static bool build(Internalize *self, Qcow2Io *io, GError **error)
     return true;
 }
 
-static bool write_output(Internalize *self, const char *output, bool overwrite, Qcow2Witness *witness,
-                         GError **error)
+static bool write_output(Internalize *self, const char *output, Qcow2Witness *witness, GError **error)
 {
-    g_autoptr(Qcow2Output) file = qcow2_output_new(output, overwrite, QCOW2_CACHE_WRITEBACK, error);
+    g_autoptr(Qcow2Output) file =
+        qcow2_output_new(output, self->options->overwrite, QCOW2_CACHE_WRITEBACK, error);
     bool ok = file && qcow2_output_trace(file, self->chain->options.trace, error)
            && build(self, qcow2_output_io(file), error);
 
@@ -157,12 +175,15 @@ static bool write_output(Internalize *self, const char *output, bool overwrite, 
     return ok && qcow2_witness_end(witness, error) && qcow2_output_publish(file, error);
 }
 
-bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qcow2Progress *progress,
-                       GError **error)
+bool qcow2_internalize(Qcow2Chain *chain, const char *output, const Qcow2InternalizeOptions *options,
+                       Qcow2MoveResult *ret_result, Qcow2Progress *progress, GError **error)
 {
     g_autoptr(GHashTable) names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    Internalize self = { .chain = chain, .progress = progress, .names = names };
+    Internalize self = {
+        .chain = chain, .options = options, .moved = ret_result, .progress = progress, .names = names,
+    };
 
+    *ret_result = (Qcow2MoveResult) { 0 };
     if (!qcow2_chain_open_all(chain, error)) {
         return false;
     }
@@ -171,7 +192,7 @@ bool qcow2_internalize(Qcow2Chain *chain, const char *output, bool overwrite, Qc
     if (!witness) {
         return false;
     }
-    bool ok = write_output(&self, output, overwrite, witness, error);
+    bool ok = write_output(&self, output, witness, error);
     if (ok) {
         qcow2_progress_finish(progress);
     } else {

@@ -6,7 +6,10 @@
 
 load helpers
 
-COMMANDS=(qcow-bitmap qcow-check qcow-compare qcow-export-delta qcow-info qcow-map qcow-measure qcow-snapshot)
+COMMANDS=()
+for program in "$QCOW_BUILD"/tools/qcow-*; do
+    [[ ! -f $program || ! -x $program ]] || COMMANDS+=("${program##*/}")
+done
 # Those that show an image, and take nothing else.
 SHOWING=(qcow-bitmap qcow-check qcow-info qcow-map qcow-measure qcow-snapshot)
 
@@ -39,19 +42,11 @@ make_delta() {
     done
 }
 
-# each_command: print the names of all commands that are built
-each_command() {
-    local program
-    for program in "$QCOW_BUILD"/tools/qcow "$QCOW_BUILD"/tools/qcow-*; do
-        [[ ! -f $program || ! -x $program ]] || echo "${program##*/}"
-    done
-}
-
 @test "options: what an example is for begins with a verb, since the man page puts To before it" {
     local command
     local verbs=' add allow check compare copy do drop export keep learn list make map merge pack put repair '
     verbs+='run see send set show take tell turn write '
-    for command in $(each_command); do
+    for command in qcow "${COMMANDS[@]}"; do
         "$command" --help | sed -n '1,/^Examples:/d; s/^  # //p' >texts
         [[ -s texts ]]
         while read -r verb rest; do
@@ -69,6 +64,42 @@ each_command() {
             grep -q -- " $option " completion || fail "$command: $option is not in the completion"
         done < <("$command" --help | sed -n '/^Exit status/q; s/^  \(-., \|    \)\(--[a-z-]*\).*/\2/p')
     done
+}
+
+@test "options: what every command shares" {
+    for command in "${COMMANDS[@]}"; do
+        "$command" --help >help
+        for option in -m,--parallel -q,--quiet --output --object --untrusted --trace; do
+            grep -qE -- "^ *${option/,/, }[ =]" help || fail "$command has no $option"
+        done
+    done
+}
+
+@test "options: a change is a summary in JSON, and nothing else is there" {
+    local summary='.bytes == 0 and .clusters == 0 and .seconds >= 0'
+    summarize() {
+        run -0 --separate-stderr "$@" --output=json
+        assert_json "${wanted:-$summary}"
+        run -0 --separate-stderr "$@" --output=json -q
+        assert_output ""
+    }
+    wanted="$summary and .filename == \"a.qcow2\" and .format == \"qcow2\" and .[\"virtual-size\"] == 1048576"
+    summarize qcow-create a.qcow2 1M
+    wanted="$summary and .[\"virtual-size-before\"] + 512 == .[\"virtual-size\"]"
+    summarize qcow-resize a.qcow2 +512
+    wanted=
+    summarize qcow-amend -o lazy_refcounts=on a.qcow2
+    qcow-bitmap --add a.qcow2 b
+    summarize qcow-bitmap --clear a.qcow2 b
+    guest_write a.qcow2 0 128K A
+    qcow-snapshot -c monday a.qcow2
+    summarize qcow-snapshot -a monday a.qcow2
+    wanted='.bytes == 131072 and .clusters == 2 and .["data-clusters"] == 2 and .seconds >= 0'
+    summarize qcow-internalize --overwrite a.qcow2 b.qcow2
+    head -c 100000 /dev/urandom >state
+    wanted='.bytes == 100000 and .seconds >= 0'
+    summarize qcow-vmstate -i monday state a.qcow2
+    summarize qcow-vmstate --overwrite -x monday out a.qcow2
 }
 
 @test "options: man pages are sound roff" {
@@ -144,7 +175,7 @@ flags() {
 
 @test "options: a flag takes no value: --delete=no is wrong usage, not --delete" {
     local command flag wrong
-    for command in $(each_command); do
+    for command in qcow "${COMMANDS[@]}"; do
         wrong=2
         [[ $command != qcow-check && $command != qcow-compare ]] || wrong=1
         flags "$command" >found
