@@ -168,6 +168,9 @@ static bool fail_limit(const Qcow2Batch *batch, uint64_t end_cluster, GError **e
 
 uint64_t qcow2_batch_take(Qcow2Batch *batch, uint64_t n_clusters, GError **error)
 {
+    if (!qcow2_image_check_entries(batch->image, batch->space, error)) {
+        return 0;
+    }
     Run run = { qcow2_free_space_take(batch->space, n_clusters), n_clusters };
 
     if (run.first + n_clusters > qcow2_free_space_limit(batch->space)) {
@@ -182,6 +185,9 @@ bool qcow2_batch_take_at(Qcow2Batch *batch, uint64_t first_cluster, uint64_t n_c
 {
     Run run = { first_cluster, n_clusters };
 
+    if (!qcow2_image_check_entries(batch->image, batch->space, error)) {
+        return false;
+    }
     if (!qcow2_free_space_take_at(batch->space, first_cluster, n_clusters)) {
         return qcow2_fail(error, QCOW2_ERROR_FAILED, "cluster %" PRIu64 " is not free", first_cluster);
     }

@@ -11,8 +11,24 @@ typedef struct FreeRun {
 
 struct Qcow2FreeSpace {
     GArray *runs;             /* FreeRun, in host order */
+    guint first;              /* the first of them that is not taken whole */
     uint64_t end, limit;
 };
+
+static FreeRun *run_at(const Qcow2FreeSpace *space, guint i)
+{
+    return &g_array_index(space->runs, FreeRun, i);
+}
+
+/* Takes go through the runs from the beginning: what is used up there costs no move of all others. */
+static void remove_run(Qcow2FreeSpace *space, guint i)
+{
+    if (i == space->first) {
+        space->first++;
+    } else {
+        g_array_remove_index(space->runs, i);
+    }
+}
 
 static void push_free(GArray *runs, uint64_t cluster)
 {
@@ -49,8 +65,8 @@ static bool scan(Qcow2FreeSpace *space, Qcow2CountsCache *counts, uint64_t first
 
 void qcow2_free_space_keep_below(Qcow2FreeSpace *space, uint64_t limit)
 {
-    while (space->runs->len > 0) {
-        FreeRun *last = &g_array_index(space->runs, FreeRun, space->runs->len - 1);
+    while (space->runs->len > space->first) {
+        FreeRun *last = run_at(space, space->runs->len - 1);
         if (last->first + last->n <= limit) {
             return;
         }
@@ -112,7 +128,7 @@ uint64_t qcow2_free_space_take_end(Qcow2FreeSpace *space, uint64_t n)
 static uint64_t take_last_run(Qcow2FreeSpace *space, uint64_t n)
 {
     guint n_runs = space->runs->len;
-    const FreeRun *last = n_runs > 0 ? &g_array_index(space->runs, FreeRun, n_runs - 1) : NULL;
+    const FreeRun *last = n_runs > space->first ? run_at(space, n_runs - 1) : NULL;
 
     if (!last || last->first + last->n != space->end) {
         return qcow2_free_space_take_end(space, n);
@@ -125,14 +141,14 @@ static uint64_t take_last_run(Qcow2FreeSpace *space, uint64_t n)
 
 uint64_t qcow2_free_space_take(Qcow2FreeSpace *space, uint64_t n)
 {
-    for (guint i = 0; i < space->runs->len; i++) {
-        FreeRun *run = &g_array_index(space->runs, FreeRun, i);
+    for (guint i = space->first; i < space->runs->len; i++) {
+        FreeRun *run = run_at(space, i);
         if (run->n >= n) {
             uint64_t first = run->first;
             run->first += n;
             run->n -= n;
             if (run->n == 0) {
-                g_array_remove_index(space->runs, i);
+                remove_run(space, i);
             }
             return first;
         }
@@ -140,22 +156,40 @@ uint64_t qcow2_free_space_take(Qcow2FreeSpace *space, uint64_t n)
     return take_last_run(space, n);
 }
 
-bool qcow2_free_space_has(const Qcow2FreeSpace *space, uint64_t cluster)
+/* A run with any cluster of [first, end). */
+static bool find_run(const Qcow2FreeSpace *space, uint64_t first, uint64_t end, guint *ret)
 {
-    guint first = 0, end = space->runs->len;
+    guint low = space->first, high = space->runs->len;
 
-    while (first < end) {
-        guint middle = first + (end - first) / 2;
-        const FreeRun *run = &g_array_index(space->runs, FreeRun, middle);
-        if (cluster < run->first) {
-            end = middle;
-        } else if (cluster >= run->first + run->n) {
-            first = middle + 1;
+    while (low < high) {
+        *ret = low + (high - low) / 2;
+        const FreeRun *run = run_at(space, *ret);
+        if (end <= run->first) {
+            high = *ret;
+        } else if (first >= run->first + run->n) {
+            low = *ret + 1;
         } else {
             return true;
         }
     }
     return false;
+}
+
+bool qcow2_free_space_has_any(const Qcow2FreeSpace *space, uint64_t first, uint64_t end)
+{
+    guint i;
+
+    return find_run(space, first, end, &i);
+}
+
+bool qcow2_free_space_has(const Qcow2FreeSpace *space, uint64_t cluster)
+{
+    return qcow2_free_space_has_any(space, cluster, cluster + 1);
+}
+
+bool qcow2_free_space_is_empty(const Qcow2FreeSpace *space)
+{
+    return space->runs->len == space->first;
 }
 
 uint64_t qcow2_free_space_end(const Qcow2FreeSpace *space)
@@ -170,20 +204,22 @@ uint64_t qcow2_free_space_limit(const Qcow2FreeSpace *space)
 
 bool qcow2_free_space_take_at(Qcow2FreeSpace *space, uint64_t first, uint64_t n)
 {
-    for (guint i = 0; i < space->runs->len; i++) {
-        FreeRun *run = &g_array_index(space->runs, FreeRun, i);
-        if (first < run->first || first + n > run->first + run->n) {
-            continue;
-        }
-        FreeRun behind = { first + n, run->first + run->n - (first + n) };
-        run->n = first - run->first;
-        if (behind.n > 0) {
-            g_array_insert_val(space->runs, i + 1, behind);
-        }
-        if (g_array_index(space->runs, FreeRun, i).n == 0) {
-            g_array_remove_index(space->runs, i);
-        }
-        return true;
+    guint i;
+
+    if (!find_run(space, first, first + n, &i)) {
+        return false;
     }
-    return false;
+    FreeRun *run = run_at(space, i), behind = { first + n, run->first + run->n - (first + n) };
+    if (first < run->first || first + n > run->first + run->n) {
+        return false;
+    }
+    run->n = first - run->first;
+    bool is_used_up = run->n == 0;
+    if (behind.n > 0) {
+        g_array_insert_val(space->runs, i + 1, behind);
+    }
+    if (is_used_up) {
+        remove_run(space, i);
+    }
+    return true;
 }
