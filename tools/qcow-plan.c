@@ -357,9 +357,9 @@ static bool was_refused(const GError *error)
         || g_error_matches(error, QCOW2_ERROR, QCOW2_ERROR_NO_SPACE);
 }
 
-/* The jobs [first, end) of one group: those of the cheapest way that is not refused. */
-static bool run_group(const Tool *tool, const GArray *jobs, guint first, guint end, Qcow2Progress *progress,
-                      GError **error)
+/* The jobs [first, end) of one group: those of the cheapest way that is not refused. Counts what is done. */
+static bool run_group(const Tool *tool, const GArray *jobs, guint first, guint end, guint *n_done,
+                      Qcow2Progress *progress, GError **error)
 {
     g_autoptr(GError) refusal = NULL;
 
@@ -369,6 +369,7 @@ static bool run_group(const Tool *tool, const GArray *jobs, guint first, guint e
         bool started = false;
         while (first < way_end && run_job(tool, &g_array_index(jobs, Job, first), progress, &cause)) {
             started = true;
+            ++*n_done;
             first++;
         }
         if (first == way_end) {
@@ -395,13 +396,17 @@ static int run_jobs(const Tool *tool, const GArray *jobs)
 {
     g_autoptr(ToolProgress) progress = tool_progress_start(tool, tool->json);
     g_autoptr(GError) error = NULL;
+    guint n_done = 0;
     bool ok = true;
 
     for (guint i = 0; ok && i < jobs->len; i = end_of(jobs, i, true)) {
-        ok = run_group(tool, jobs, i, end_of(jobs, i, true), tool_progress_get(progress), &error);
+        ok = run_group(tool, jobs, i, end_of(jobs, i, true), &n_done, tool_progress_get(progress), &error);
     }
     tool_progress_end(progress);
     if (!ok) {
+        if (n_done > 0) {
+            g_prefix_error(&error, "%u of the commands are done, plan again for the rest: ", n_done);
+        }
         int status = tool_progress_interrupted(progress, tool, error,
                                                "the chain reads as before; plan again to go on");
         return status ? status : tool_fail(tool, tool->arguments[0], error);

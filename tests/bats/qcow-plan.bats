@@ -199,6 +199,26 @@ assert_metadata() {
         '["top.qcow2","first.qcow2","base.qcow2"]' ]]
 }
 
+@test "plan --run: what fails after a step that is done says so, and the rest can be planned again" {
+    require qemu-storage-daemon
+    CHAIN_SIZE=8M make_chain base.qcow2 first.qcow2 second.qcow2 third.qcow2 top.qcow2
+    guest_write first.qcow2 0 6M B
+    guest_write second.qcow2 1M 64K C
+    guest_write third.qcow2 0 3M D
+    guest_write top.qcow2 4M 4M E
+    active_raw top.qcow2 top.raw
+    start_qsd --blockdev driver=file,node-name=f,filename=second.qcow2,read-only=on \
+        --blockdev driver=qcow2,node-name=disk,file=f,read-only=on
+    run -1 qcow-plan -q --run --drop first.qcow2 --drop third.qcow2 top.qcow2
+    assert_output_has "1 of the commands are done, plan again for the rest" "lock"
+    stop_daemon "$daemon_pid"
+    assert_same_content top.qcow2 top.raw
+    qcow-plan -q --run --drop first.qcow2 top.qcow2
+    assert_same_content top.qcow2 top.raw
+    [[ $(qcow-info --backing-chain --output=json top.qcow2 | jq -c '[.[].filename]') == \
+        '["top.qcow2","first.qcow2","base.qcow2"]' ]]
+}
+
 @test "plan --run: the cheapest way; everything that stays reads the same" {
     make_days
     active_raw active.qcow2 active.raw
