@@ -28,6 +28,7 @@ typedef struct Keeping {
     Qcow2Progress *progress;
     bool snapshots_changed;
     Qcow2MoveResult result;
+    bool is_expected;             /* progress knows of all bytes */
 } Keeping;
 
 /* A state before and after, and where these two differ. */
@@ -165,6 +166,25 @@ void qcow2_move_result_add(Qcow2MoveResult *result, const Qcow2InPlaceStats *sta
     result->bytes_cloned += stats->moved.bytes_cloned;
 }
 
+/*
+ * With several states all are counted before, so that progress does not go backwards. Comparing data is work
+ * that is not done twice for it.
+ */
+static bool expect_all(Keeping *self, GError **error)
+{
+    uint64_t bytes;
+
+    if (!self->progress || self->keep->compare_data || self->image->snapshots->len == 0) {
+        return true;
+    }
+    if (!count_states(self, false, &bytes, NULL, error)) {
+        return false;
+    }
+    qcow2_progress_expect(self->progress, bytes);
+    self->is_expected = true;
+    return true;
+}
+
 /* @ret_bytes: 0 when the state keeps its tables. */
 static bool keep_state(Keeping *self, const Qcow2SnapshotEntry *entry, Qcow2InPlaceResult *ret,
                        uint64_t *ret_bytes, GError **error)
@@ -186,7 +206,7 @@ static bool keep_state(Keeping *self, const Qcow2SnapshotEntry *entry, Qcow2InPl
     }
     bool ok = qcow2_choice_count(kept.choice, ret_bytes, error);
     if (ok && *ret_bytes > 0) {
-        qcow2_progress_expect(self->progress, *ret_bytes);
+        qcow2_progress_expect(self->progress, self->is_expected ? 0 : *ret_bytes);
         ok = qcow2_in_place_apply(self->batch, self->image, kept.to, kept.choice, &options, ret,
                                   self->progress, error);
         qcow2_move_result_add(&self->result, &ret->stats);
@@ -311,7 +331,7 @@ static bool need(void *data, Qcow2NeedStep step, Qcow2Room *room, GError **error
 static bool run(Keeping *self, GError **error)
 {
     return start(self, error)
-        && (self->keep->on_trial || qcow2_check_room(need, self, error))
+        && (self->keep->on_trial || (qcow2_check_room(need, self, error) && expect_all(self, error)))
         && fill_batch(self, error)
         && (!has_changes(self) || qcow2_batch_commit(self->batch, error));
 }

@@ -394,3 +394,17 @@ make_other_data() {
     assert_guest t.qcow2 0 1M B
     assert_guest t.qcow2 1M 3M A
 }
+
+@test "pull -p: with snapshots, too, progress never goes backwards" {
+    local i
+    make_image base.qcow2 24M
+    guest_write base.qcow2 0 24M A
+    make_image top.qcow2 24M -b base.qcow2 -F qcow2
+    for i in 1 2 3; do
+        guest_write top.qcow2 $((i * 2))M 1M B
+        snapshot top.qcow2 "$i"
+    done
+    qcow-pull -p --no-reflink --rate 40M top.qcow2 | tr '\r' '\n' | sed -n 's/^ *(\(.*\)\/100%)$/\1/p' >shown
+    (($(wc -l <shown) > 5))
+    sort -n shown | cmp - shown
+}
