@@ -16,6 +16,9 @@ from tap import Tap
 # A layer includes from layers before it in this list.
 LAYERS = ["util", "io", "format", "codec", "image", "chain", "state", "move", "ops", "live"]
 
+# The parts of libqcow2.h: only that and each other's includes name them.
+PUBLIC = "libqcow2"
+
 # Bytes to values and back, without any input or output.
 PURE = {"format": ("io",), "codec": ("io",)}
 IO_HEADERS = {"unistd.h", "fcntl.h", "sys/ioctl.h", "sys/mman.h", "sys/socket.h", "sys/stat.h"}
@@ -82,6 +85,16 @@ def library_problems(root, layer):
                 yield f"libqcow/{file} includes {name}: {problem}"
 
 
+def public_problems(root):
+    """What a user of the library includes must not lead into it."""
+    library = root / "libqcow"
+    for path in [library / f"{PUBLIC}.h", *sorted((library / PUBLIC).glob("*"))]:
+        for kind, name in includes(path) if path.is_file() else []:
+            is_part = name.startswith(f"{PUBLIC}/") and (library / name).is_file()
+            if not is_part if kind == '"' else name not in ("glib.h", "stdbool.h", "stdint.h"):
+                yield f"{path.relative_to(root)} includes {name}: it is no part of the interface"
+
+
 def command_problems(root):
     for path in sorted((root / "tools").glob("*.[ch]")):
         for kind, name in includes(path):
@@ -93,7 +106,7 @@ def command_problems(root):
 def folder_problems(root):
     """A folder that is no layer would not be looked at."""
     for path in sorted((root / "libqcow").iterdir()):
-        if path.is_dir() and path.name not in LAYERS:
+        if path.is_dir() and path.name not in (*LAYERS, PUBLIC):
             yield f"libqcow/{path.name} is no layer"
 
 
@@ -101,6 +114,7 @@ def all_problems(root):
     yield from folder_problems(root)
     for layer in LAYERS:
         yield from library_problems(root, layer)
+    yield from public_problems(root)
     yield from command_problems(root)
 
 
@@ -113,13 +127,19 @@ def checker_problems():
         "libqcow/format/d.c": "#  include <unistd.h>",
         "libqcow/image/e.c": '#include "image.h"',
         "libqcow/image/f.c": '#include "util/missing.h"',
+        "libqcow/image/g.c": '#include "libqcow2/base.h"',
         "libqcow/other/g.c": "",
+        "libqcow/libqcow2/bad.h": '#include "image/image.h"',
+        "libqcow/libqcow2/worse.h": "#include <zlib.h>",
         "tools/h.c": '#include "util/error.h"',
     }
     good = {
         "libqcow/io/io.h": "#include <unistd.h>",
         "libqcow/io/nbd-connection.c": "#include <libnbd.h>",
         "libqcow/image/image.h": '#include "io/io.h"\n#include "libqcow2.h"',
+        "libqcow/libqcow2/base.h": "#include <glib.h>",
+        "libqcow/libqcow2/chain.h": '#include "libqcow2/base.h"',
+        "libqcow/libqcow2.h": '#include "libqcow2/chain.h"',
         "tools/tool-output.h": "#include <glib.h>",
         "tools/i.c": '#include "tool-output.h"\n#include "libqcow2.h"',
     }
@@ -145,6 +165,7 @@ def main():
     tap.point("layers: every folder of libqcow/ is a layer", list(folder_problems(root)))
     for layer in LAYERS:
         tap.point(f"layers: {layer}/ includes only layers below it", list(library_problems(root, layer)))
+    tap.point("layers: the public headers include only each other", list(public_problems(root)))
     tap.point("layers: commands include only libqcow2.h and their own headers", list(command_problems(root)))
     tap.done()
 

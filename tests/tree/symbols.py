@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libqcow2.h, libqcow2.map and libqcow2.so name the same functions.
+"""libqcow2.h with its parts, libqcow2.map and libqcow2.so name the same functions.
 
 Called with the source folder and the shared library.
 """
@@ -18,8 +18,9 @@ MACRO_USE = re.compile(r"^G_[A-Z_]+.*$", re.M)
 FUNCTION = re.compile(r"\b(qcow2_\w+)\s*\(")
 
 
-def declared(header):
-    text = header.read_text(encoding="utf-8")
+def declared(library):
+    text = "\n".join(path.read_text(encoding="utf-8")
+                     for path in [library / "libqcow2.h", *sorted((library / "libqcow2").glob("*.h"))])
     for pattern in (COMMENT, PREPROCESSOR, MACRO_USE):
         text = pattern.sub("", text)
     return set(FUNCTION.findall(text))
@@ -44,7 +45,7 @@ def difference(left, left_name, right, right_name):
 
 def main():
     library = pathlib.Path(sys.argv[1]) / "libqcow"
-    header, names = declared(library / "libqcow2.h"), mapped(library / "libqcow2.map")
+    header, names = declared(library), mapped(library / "libqcow2.map")
 
     tap = Tap()
     tap.point("symbols: the header declares functions", [] if len(header) > 20 else [f"found: {sorted(header)}"])
