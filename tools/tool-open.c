@@ -13,6 +13,8 @@ typedef enum { READABLE, WRITABLE, EXCLUSIVE, REPAIRABLE } Access;
 
 static Qcow2OpenOptions options_for(const Tool *tool, const char *format, Access access)
 {
+    bool has_both = tool->command->shared & TOOL_SOURCE_CACHE;
+
     return (Qcow2OpenOptions) {
         .format = format,
         .writable = access != READABLE,
@@ -23,6 +25,7 @@ static Qcow2OpenOptions options_for(const Tool *tool, const char *format, Access
         .untrusted = tool->untrusted,
         .image_opts = tool->image_opts,
         .cache = access == READABLE || access == REPAIRABLE ? tool->source_cache : tool->target_cache,
+        .below_cache = has_both ? tool->source_cache : tool->target_cache,
         .trace = tool->trace,
         .n_threads = tool->n_threads,
         .warn = warn,

@@ -50,10 +50,12 @@ static const char *probe_format(const uint8_t *start)
 static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options, bool writable,
                         GError **error)
 {
+    Qcow2Cache cache = options->writable && !writable ? options->below_cache : options->cache;
+
     if (place->kind == QCOW2_PLACE_NBD) {
-        return qcow2_io_nbd_open(place->target, writable, options->cache, options->n_threads, error);
+        return qcow2_io_nbd_open(place->target, writable, cache, options->n_threads, error);
     }
-    Qcow2FileOptions file_options = { .writable = writable, .cache = options->cache };
+    Qcow2FileOptions file_options = { .writable = writable, .cache = cache };
     return qcow2_io_file_open(place->target, &file_options, error);
 }
 

@@ -38,6 +38,7 @@ typedef struct Qcow2OpenOptions {
     bool image_opts;         /* the name is "driver=…,file.filename=…" */
     bool require_key;        /* not used yet: encrypted data is refused when it is read */
     Qcow2Cache cache;
+    Qcow2Cache below_cache;   /* when writable: of the layers that are only read */
     const char *trace;       /* a file that gets one more JSON line for each write and flush; or NULL */
     unsigned n_threads;      /* workers; 0: the processors this process may use, 16 at most */
     Qcow2WarnFunc warn;      /* may be NULL */

@@ -71,6 +71,7 @@ static Qcow2Chain *open_new_chain(Qcow2Chain *chain, const Qcow2RebaseOptions *o
         return NULL;
     }
     open_options.writable = open_options.image_opts = false;
+    open_options.cache = chain->options.below_cache;
     open_options.format = options->backing_format;
     g_autoptr(Qcow2Chain) below = qcow2_chain_open_in(folder, options->backing_name, &open_options, error);
     if (!below || !qcow2_chain_open_all(below, error)) {

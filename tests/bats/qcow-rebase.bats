@@ -130,6 +130,39 @@ assert_rebased() {
     assert_image_unchanged top.qcow2
 }
 
+# direct_files PID: print the files that a process has open for direct I/O
+direct_files() {
+    local fd flags
+    for fd in /proc/"$1"/fd/*; do
+        flags=$(sed -n 's/^flags:[[:space:]]*//p' "/proc/$1/fdinfo/${fd##*/}")
+        if ((8#$flags & 8#40000)); then
+            basename "$(readlink "$fd")"
+        fi
+    done | sort -u | tr '\n' ' '
+}
+
+@test "rebase -T, -t: how backing files are read, and how the image is written" {
+    local pid
+    dd if=/dev/zero of=probe bs=4096 count=1 oflag=direct status=none 2>probe.err || skip "no direct I/O here"
+    make_image old.qcow2 8M
+    guest_write old.qcow2 0 8M A
+    make_image new.qcow2 8M
+    guest_write new.qcow2 0 8M B
+    make_image top.qcow2 8M -b old.qcow2 -F qcow2
+    for option in "-T none" "-t none"; do
+        cp top.qcow2 changed.qcow2
+        # shellcheck disable=SC2086  # options are words
+        qcow-rebase -q --no-reflink --rate 4M $option -b new.qcow2 -F qcow2 changed.qcow2 &
+        pid=$!
+        sleep 0.7
+        direct_files $pid >>direct
+        echo >>direct
+        wait $pid
+        assert_guest changed.qcow2 0 8M A
+    done
+    [[ $(cat direct) == $'new.qcow2 old.qcow2 \nchanged.qcow2 ' ]]
+}
+
 @test "rebase -u: the name alone, also of a file that is not there" {
     make_bases
     run -0 qcow-rebase -u -b missing.qcow2 -F qcow2 top.qcow2
