@@ -83,10 +83,6 @@ judge() {
     changes qcow-trim -q --shrink
 }
 
-@test "hostile images: pulled" {
-    changes qcow-pull -q
-}
-
 @test "hostile images: rebased" {
     # Two EiB are looked at window by window, which takes minutes.
     except=claims-largest-disk.qcow2 changes qcow-rebase -q -b delta.img -F qcow2
