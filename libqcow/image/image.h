@@ -16,6 +16,9 @@
  */
 #define QCOW2_SECTOR_SIZE UINT64_C(512)
 
+/** QCOW2_ACTIVE_LAYER: where an index of the snapshot table says which state is meant. */
+#define QCOW2_ACTIVE_LAYER G_MAXUINT
+
 typedef enum { QCOW2_IMAGE_QCOW2, QCOW2_IMAGE_RAW } Qcow2ImageKind;
 
 typedef struct Qcow2Image {

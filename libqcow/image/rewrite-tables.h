@@ -9,8 +9,6 @@
 
 #include "image/batch.h"
 
-#define QCOW2_ACTIVE_LAYER G_MAXUINT
-
 /** A table at hand. */
 typedef struct Qcow2RewrittenTable {
     guint snapshot;                   /* whose table it is, the first one's that has it: an index, or

@@ -45,11 +45,8 @@ static void clear_kept(Kept *kept)
     g_clear_pointer(&kept->to, qcow2_state_free);
 }
 
-/* @entry: NULL for the active layer. */
-static bool open_kept(const Keeping *self, const Qcow2SnapshotEntry *entry, bool compare_data, Kept *kept,
-                      GError **error)
+static bool open_kept(const Keeping *self, guint snapshot, bool compare_data, Kept *kept, GError **error)
 {
-    g_autofree char *name = entry ? g_strconcat("id:", entry->id, NULL) : g_strdup("@active");
     Qcow2ChoiceOptions options = {
         .unit = qcow2_in_place_unit(self->image),
         .compare_data = compare_data,
@@ -58,10 +55,10 @@ static bool open_kept(const Keeping *self, const Qcow2SnapshotEntry *entry, bool
     };
 
     *kept = (Kept) { 0 };
-    kept->from = qcow2_state_open(self->after, name, error);
-    kept->to = kept->from ? qcow2_state_open(self->keep->chain, name, error) : NULL;
+    kept->from = qcow2_state_open_at(self->after, snapshot, error);
+    kept->to = kept->from ? qcow2_state_open_at(self->keep->chain, snapshot, error) : NULL;
     if (kept->to && self->after_past) {
-        options.past = kept->past = qcow2_state_open(self->after_past, name, error);
+        options.past = kept->past = qcow2_state_open_at(self->after_past, snapshot, error);
         options.past_from = self->keep->past_from;
         if (!kept->past) {
             clear_kept(kept);
@@ -106,6 +103,11 @@ static const Qcow2SnapshotEntry *entry_at(const Keeping *self, guint index)
          ? &g_array_index(self->image->snapshots, Qcow2SnapshotEntry, index) : NULL;
 }
 
+static guint state_at(const Keeping *self, guint index)
+{
+    return index < self->image->snapshots->len ? index : QCOW2_ACTIVE_LAYER;
+}
+
 static bool count_states(const Keeping *self, bool compare_data, uint64_t *ret_bytes, char **ret_changed,
                          GError **error)
 {
@@ -115,7 +117,7 @@ static bool count_states(const Keeping *self, bool compare_data, uint64_t *ret_b
     for (guint i = 0; i < n_states; i++) {
         Kept kept;
         uint64_t bytes;
-        if (!open_kept(self, entry_at(self, i), compare_data, &kept, error)) {
+        if (!open_kept(self, state_at(self, i), compare_data, &kept, error)) {
             return false;
         }
         bool ok = qcow2_choice_count(kept.choice, &bytes, error);
@@ -186,8 +188,8 @@ static bool expect_all(Keeping *self, GError **error)
 }
 
 /* @ret_bytes: 0 when the state keeps its tables. */
-static bool keep_state(Keeping *self, const Qcow2SnapshotEntry *entry, Qcow2InPlaceResult *ret,
-                       uint64_t *ret_bytes, GError **error)
+static bool keep_state(Keeping *self, guint snapshot, Qcow2InPlaceResult *ret, uint64_t *ret_bytes,
+                       GError **error)
 {
     Qcow2InPlaceOptions options = {
         .n_threads = self->image->n_threads,
@@ -197,11 +199,10 @@ static bool keep_state(Keeping *self, const Qcow2SnapshotEntry *entry, Qcow2InPl
     };
     Kept kept;
 
-    bool is_snapshot = entry != NULL;
-    if (!open_kept(self, entry, self->keep->compare_data, &kept, error)) {
+    if (!open_kept(self, snapshot, self->keep->compare_data, &kept, error)) {
         return false;
     }
-    if (is_snapshot) {
+    if (snapshot != QCOW2_ACTIVE_LAYER) {
         options.view = &kept.to->view;
     }
     bool ok = qcow2_choice_count(kept.choice, ret_bytes, error);
@@ -222,7 +223,7 @@ static bool keep_snapshots(Keeping *self, GError **error)
     for (guint i = 0; i < entries->len; i++) {
         Qcow2InPlaceResult result;
         uint64_t bytes;
-        bool ok = keep_state(self, entry_at(self, i), &result, &bytes, error);
+        bool ok = keep_state(self, i, &result, &bytes, error);
         const Qcow2SnapshotEntry *entry = entry_at(self, i);
         if (!ok) {
             g_prefix_error(error, "snapshot '%s': ", entry->name);
@@ -276,7 +277,7 @@ static bool fill_batch(Keeping *self, GError **error)
                             g_bytes_get_size(keep->merge_note));
     }
     return keep_snapshots(self, error)
-        && (keep->snapshots_only || keep_state(self, NULL, &result, &bytes, error))
+        && (keep->snapshots_only || keep_state(self, QCOW2_ACTIVE_LAYER, &result, &bytes, error))
         /* What a snapshot shared with the active layer may be the active layer's alone now. */
         && (!self->snapshots_changed || qcow2_batch_fix_active_flags(self->batch, self->image, error))
         && qcow2_merge_bitmaps(self->batch, self->image, keep->chain, 0, 1, keep->bitmaps_end, error);

@@ -114,10 +114,10 @@ static bool count_choice(const Counting *self, Qcow2State *to, Qcow2Choice *choi
     return true;
 }
 
-static bool count_state(const Counting *self, const char *name, GError **error)
+static bool count_state(const Counting *self, guint snapshot, GError **error)
 {
-    g_autoptr(Qcow2State) from = qcow2_state_open(self->from, name, error);
-    g_autoptr(Qcow2State) to = from ? qcow2_state_open(self->to, name, error) : NULL;
+    g_autoptr(Qcow2State) from = qcow2_state_open_at(self->from, snapshot, error);
+    g_autoptr(Qcow2State) to = from ? qcow2_state_open_at(self->to, snapshot, error) : NULL;
     const Qcow2ChoiceOptions options = {
         .unit = self->merge ? QCOW2_SECTOR_SIZE : qcow2_in_place_unit(self->image),
         .not_aligned = self->merge,
@@ -164,7 +164,7 @@ static bool count_commit(const Qcow2PlanFile *file, Qcow2PlanStep *step, GError 
         return count_raw(from, to, step, error);
     }
     return qcow2_merge_check_growth(image, qcow2_chain_image(to, 0)->size, error)
-        && count_state(&counting, "@active", error);
+        && count_state(&counting, QCOW2_ACTIVE_LAYER, error);
 }
 
 /* The snapshots come first, as in ops/keep.c: what the active layer shares with them is moved once. */
@@ -176,13 +176,11 @@ static bool count_states(Counting *self, GError **error)
     g_autoptr(Qcow2Placed) placed = qcow2_keep_placed(self->image);
     self->placed = placed;
     for (guint i = 0; i < self->image->snapshots->len; i++) {
-        const Qcow2SnapshotEntry *entry = &g_array_index(self->image->snapshots, Qcow2SnapshotEntry, i);
-        g_autofree char *name = g_strconcat("id:", entry->id, NULL);
-        if (!count_state(self, name, error)) {
+        if (!count_state(self, i, error)) {
             return false;
         }
     }
-    return count_state(self, "@active", error);
+    return count_state(self, QCOW2_ACTIVE_LAYER, error);
 }
 
 static bool count_pull(const Qcow2PlanFile *file, Qcow2PlanStep *step, GError **error)

@@ -61,10 +61,8 @@ static bool find_changes(Qcow2Chain *chain, guint index, GArray *ret, GError **e
     if (unit == 0) {
         return true;
     }
-    const char *id = g_array_index(image->snapshots, Qcow2SnapshotEntry, index).id;
-    g_autofree char *word = g_strconcat("id:", id, NULL);
     g_autoptr(Qcow2State) active = qcow2_state_open(chain, "@active", error);
-    g_autoptr(Qcow2State) snapshot = active ? qcow2_state_open(chain, word, error) : NULL;
+    g_autoptr(Qcow2State) snapshot = active ? qcow2_state_open_at(chain, index, error) : NULL;
     return snapshot && qcow2_find_changes(active, snapshot, unit, ret, NULL, error);
 }
 

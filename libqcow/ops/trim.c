@@ -45,23 +45,15 @@ static void clear_states(Trim *self)
     g_clear_pointer(&self->empty, qcow2_state_free);
 }
 
-static char *name_of(const Trim *self, guint snapshot)
-{
-    return snapshot == QCOW2_ACTIVE_LAYER
-         ? g_strdup("@active")
-         : g_strconcat("id:", g_array_index(self->image->snapshots, Qcow2SnapshotEntry, snapshot).id, NULL);
-}
-
 /* The state that the table at hand belongs to, and what it would read as without it. */
 static bool open_states(Trim *self, guint snapshot, GError **error)
 {
     if (self->state && self->snapshot == snapshot) {
         return true;
     }
-    g_autofree char *name = name_of(self, snapshot);
     clear_states(self);
     self->snapshot = snapshot;
-    self->state = qcow2_state_open(self->chain, name, error);
+    self->state = qcow2_state_open_at(self->chain, snapshot, error);
     self->below = self->state ? qcow2_state_open(self->chain, "@backing", error) : NULL;
     self->empty = self->below ? qcow2_state_open(self->chain, "@empty", error) : NULL;
     if (!self->empty) {

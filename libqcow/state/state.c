@@ -112,13 +112,15 @@ bool qcow2_find_snapshot(Qcow2Image *image, const char *word, guint *ret_index, 
            && find_entry(image->snapshots, word, by, ret_index, error);
 }
 
-static bool open_snapshot(Qcow2State *state, const char *name, GError **error)
+static bool open_snapshot(Qcow2State *state, guint index, GError **error)
 {
     Qcow2Image *image = qcow2_chain_image(state->chain, 0);
-    guint index;
 
-    if (!qcow2_find_snapshot(image, name, &index, error)) {
+    if (!qcow2_image_load_snapshots(image, error)) {
         return false;
+    }
+    if (index >= image->snapshots->len) {
+        return qcow2_fail(error, QCOW2_ERROR_NOT_FOUND, "there is no snapshot [%u]", index);
     }
     const Qcow2SnapshotEntry *entry = &g_array_index(image->snapshots, Qcow2SnapshotEntry, index);
     if (!qcow2_image_snapshot_view(image, entry, &state->view, error)) {
@@ -153,15 +155,19 @@ static bool warn_of_writer(Qcow2Chain *chain, GError **error)
     return true;
 }
 
+static bool open_active(Qcow2State *state, GError **error)
+{
+    state->kind = QCOW2_STATE_ACTIVE;
+    state->view = qcow2_image_active_view(qcow2_chain_image(state->chain, 0));
+    return warn_of_writer(state->chain, error);
+}
+
 static bool open_named(Qcow2State *state, const char *name, GError **error)
 {
-    Qcow2Image *image = qcow2_chain_image(state->chain, 0);
+    guint index;
 
-    state->size = image->size;
     if (strcmp(name, "@active") == 0) {
-        state->kind = QCOW2_STATE_ACTIVE;
-        state->view = qcow2_image_active_view(image);
-        return warn_of_writer(state->chain, error);
+        return open_active(state, error);
     }
     if (strcmp(name, "@backing") == 0) {
         state->kind = QCOW2_STATE_BACKING;
@@ -178,22 +184,57 @@ static bool open_named(Qcow2State *state, const char *name, GError **error)
                           " name or id (name:%s for a snapshot of that name)",
                           name, name);
     }
-    return open_snapshot(state, name, error);
+    return qcow2_find_snapshot(qcow2_chain_image(state->chain, 0), name, &index, error)
+        && open_snapshot(state, index, error);
 }
 
-Qcow2State *qcow2_state_open(Qcow2Chain *chain, const char *name, GError **error)
+/* A writer may be at work: what was read when the image was opened is only believed when it is stable. */
+static Qcow2State *begin(Qcow2Chain *chain, GError **error)
 {
-    Qcow2State *state = g_new0(Qcow2State, 1);
-
-    state->chain = chain;
-    state->name = g_strdup(name);
-    /* A writer may be at work: what was read when the image was opened is only believed when it is stable. */
     Qcow2Image *image = qcow2_chain_image(chain, 0);
     bool may_change = chain->options.force_share || qcow2_io_get_fd(image->file) < 0;
-    if ((may_change && !qcow2_image_refresh(image, error)) || !open_named(state, name, error)) {
+
+    if (may_change && !qcow2_image_refresh(image, error)) {
         g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(chain, 0));
+        return NULL;
+    }
+    Qcow2State *state = g_new0(Qcow2State, 1);
+    state->chain = chain;
+    state->size = image->size;
+    return state;
+}
+
+/* Takes @state over. */
+static Qcow2State *end(Qcow2State *state, bool ok, GError **error)
+{
+    if (!ok) {
+        g_prefix_error(error, "'%s': ", qcow2_chain_layer_name(state->chain, 0));
         qcow2_state_free(state);
         return NULL;
     }
     return state;
+}
+
+Qcow2State *qcow2_state_open(Qcow2Chain *chain, const char *name, GError **error)
+{
+    Qcow2State *state = begin(chain, error);
+
+    if (!state) {
+        return NULL;
+    }
+    state->name = g_strdup(name);
+    return end(state, open_named(state, name, error), error);
+}
+
+Qcow2State *qcow2_state_open_at(Qcow2Chain *chain, guint snapshot, GError **error)
+{
+    Qcow2State *state = begin(chain, error);
+
+    if (!state) {
+        return NULL;
+    }
+    bool ok = snapshot == QCOW2_ACTIVE_LAYER ? open_active(state, error)
+                                             : open_snapshot(state, snapshot, error);
+    state->name = g_strdup(state->snapshot_name ? state->snapshot_name : "@active");
+    return end(state, ok, error);
 }

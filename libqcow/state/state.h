@@ -33,6 +33,9 @@ struct Qcow2State {
  */
 bool qcow2_find_snapshot(Qcow2Image *image, const char *word, guint *ret_index, GError **error);
 
+/** qcow2_state_open_at: a snapshot by its index; names and ids need not be unique in a table. */
+Qcow2State *qcow2_state_open_at(Qcow2Chain *chain, guint snapshot, GError **error);
+
 /** qcow2_states_share_size: @empty and @backing get the size of the state they are compared with. */
 void qcow2_states_share_size(Qcow2State *a, Qcow2State *b);
 

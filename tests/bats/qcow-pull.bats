@@ -408,3 +408,30 @@ make_other_data() {
     (($(wc -l <shown) > 5))
     sort -n shown | cmp - shown
 }
+
+@test "pull, trim: two snapshots with one id, as old programs left them, are two" {
+    local table extra second
+    make_image base.qcow2 4M
+    guest_write base.qcow2 0 4M A
+    make_image top.qcow2 4M -b base.qcow2 -F qcow2
+    guest_write top.qcow2 0 1M B
+    snapshot top.qcow2 one
+    guest_write top.qcow2 1M 1M A
+    snapshot top.qcow2 two
+    snapshot_raw top.qcow2 one one.raw
+    snapshot_raw top.qcow2 two two.raw
+    table=$(peek_be top.qcow2 64 8)
+    extra=$(peek_be top.qcow2 $((table + 36)) 4)
+    second=$((table + (40 + extra + 4 + 7) / 8 * 8))
+    [[ $(peek top.qcow2 $((second + 40 + extra)) 1) == 32 ]]
+    poke top.qcow2 $((second + 40 + extra)) 31
+
+    run -0 qcow-trim --output=json top.qcow2
+    assert_json '.clusters == 16'
+    qcow-pull -q top.qcow2
+    assert_clean top.qcow2
+    for name in one two; do
+        snapshot_raw top.qcow2 $name found.raw
+        cmp $name.raw found.raw
+    done
+}
