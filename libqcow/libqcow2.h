@@ -19,9 +19,9 @@
 #include "libqcow2/base.h"
 #include "libqcow2/chain.h"
 #include "libqcow2/change.h"
+#include "libqcow2/check.h"
 #include "libqcow2/copy.h"
 #include "libqcow2/delta.h"
-#include "libqcow2/look.h"
 #include "libqcow2/merge.h"
 
 #endif

@@ -60,13 +60,6 @@ static const ToolCommand command = {
     .usage_status = 2,
 };
 
-static int finish(const Tool *tool, double seconds)
-{
-    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
-
-    return tool_finish_summary(tool, &object, NULL, seconds);
-}
-
 static int run(const Tool *tool, Qcow2Chain *chain, const char *options)
 {
     g_autoptr(ToolProgress) progress = tool_progress_start(tool, tool->json);
@@ -78,7 +71,7 @@ static int run(const Tool *tool, Qcow2Chain *chain, const char *options)
         return interrupted ? interrupted : tool_fail(tool, tool->arguments[0], error);
     }
     tool_progress_end(progress);
-    return finish(tool, tool_progress_seconds(progress));
+    return tool_finish_summary(tool, NULL, NULL, tool_progress_seconds(progress));
 }
 
 int main(int argc, char **argv)
@@ -94,7 +87,7 @@ int main(int argc, char **argv)
         return tool_fail(&tool, tool.arguments[0], error);
     }
     if (!amend_options) {
-        return finish(&tool, 0);
+        return tool_finish_summary(&tool, NULL, NULL, 0);
     }
     g_autofree char *options = tool_join_options(amend_options);
     g_autoptr(Qcow2Chain) chain = tool_open_exclusive(&tool, tool.arguments[0], tool.format, &error);

@@ -260,7 +260,6 @@ static bool open_source(const Tool *tool, Qcow2Chain **ret, GError **error)
 static int change(const Tool *tool, const char *image, uint64_t granularity)
 {
     g_autoptr(GError) error = NULL;
-    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
     g_autoptr(ToolProgress) progress = tool_progress_start(tool, tool->json);
     g_autoptr(Qcow2Chain) chain = tool_open_writable(tool, image, tool->format, &error), source = NULL;
     Qcow2BitmapOptions options = { .granularity = granularity };
@@ -283,7 +282,7 @@ static int change(const Tool *tool, const char *image, uint64_t granularity)
         return interrupted ? interrupted : tool_fail(tool, image, error);
     }
     tool_progress_end(progress);
-    return tool_finish_summary(tool, &object, NULL, tool_progress_seconds(progress));
+    return tool_finish_summary(tool, NULL, NULL, tool_progress_seconds(progress));
 }
 
 int main(int argc, char **argv)

@@ -5,13 +5,7 @@
 #include "tool-output.h"
 #include "tool-progress.h"
 
-static gboolean overwrite;
-
-static const GOptionEntry entries[] = {
-    { "overwrite", 0, 0, G_OPTION_ARG_NONE, &overwrite,
-      "Replace files in FOLDER that have these names", NULL },
-    { NULL },
-};
+static const GOptionEntry entries[] = { { NULL } };
 
 static const ToolCommand command = {
     .name = "qcow-externalize",
@@ -28,8 +22,7 @@ static const ToolCommand command = {
         "Each file holds what changed since the one before it, and has the size of its state. The first is "
         "backed by the image's own backing file. A VM state stands beside its file as NAME.vmstate.",
         "Characters that have a meaning in file or image names are written as %XX. FOLDER is made when it "
-        "is missing. The files appear when all are complete: when anything fails none is left, and none was "
-        "replaced.",
+        "is missing, and a file that is there is never replaced. When anything fails none of the files is left.",
         NULL,
     },
     .entries = entries,
@@ -85,7 +78,7 @@ int main(int argc, char **argv)
         return tool_fail(&tool, image, error);
     }
     g_autoptr(ToolProgress) progress = tool_progress_start(&tool, tool.json);
-    const Qcow2ExternalizeOptions options = { .overwrite = overwrite, .no_reflink = tool.no_reflink };
+    const Qcow2ExternalizeOptions options = { .no_reflink = tool.no_reflink };
     bool ok = qcow2_externalize(chain, tool.arguments[1], &options, take_file, &report,
                                 tool_progress_get(progress), &error);
     tool_progress_end(progress);

@@ -54,7 +54,6 @@ int main(int argc, char **argv)
         return tool_fail(&tool, top, error);
     }
     const Qcow2InternalizeOptions options = { .overwrite = overwrite, .no_reflink = tool.no_reflink };
-    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
     Qcow2MoveResult result;
     g_autoptr(ToolProgress) progress = tool_progress_start(&tool, tool.json);
     bool ok = qcow2_internalize(chain, tool.arguments[1], &options, &result, tool_progress_get(progress),
@@ -65,5 +64,5 @@ int main(int argc, char **argv)
             tool_progress_interrupted(progress, &tool, error, "no OUTPUT was left; run the command again");
         return status ? status : tool_fail(&tool, top, error);
     }
-    return tool_finish_summary(&tool, &object, &result, tool_progress_seconds(progress));
+    return tool_finish_summary(&tool, NULL, &result, tool_progress_seconds(progress));
 }

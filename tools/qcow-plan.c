@@ -405,7 +405,7 @@ static int run_jobs(const Tool *tool, const GArray *jobs)
     tool_progress_end(progress);
     if (!ok) {
         if (n_done > 0) {
-            g_prefix_error(&error, "%u of the commands are done, plan again for the rest: ", n_done);
+            g_prefix_error(&error, "commands done so far: %u; plan again for the rest: ", n_done);
         }
         int status = tool_progress_interrupted(progress, tool, error,
                                                "the chain reads as before; plan again to go on");

@@ -88,7 +88,6 @@ static int run_change(const Tool *tool, const char *image)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(Qcow2Chain) chain = tool_open_writable(tool, image, tool->format, &error);
-    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
     gint64 start = g_get_monotonic_time();
 
     if (!chain || !change(chain, &error)) {
@@ -99,7 +98,7 @@ static int run_change(const Tool *tool, const char *image)
         ToolMoved nothing = { .seconds = seconds };
         return tool_finish_dry_run(tool, chain, image, &nothing);
     }
-    return tool_finish_summary(tool, &object, NULL, seconds);
+    return tool_finish_summary(tool, NULL, NULL, seconds);
 }
 
 int main(int argc, char **argv)

@@ -78,14 +78,13 @@ static bool run(const Tool *tool, const char *file, const char *image, Qcow2Prog
 
 static int finish(const Tool *tool, const char *file, double seconds)
 {
-    GVariantBuilder object = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT);
     Qcow2MoveResult moved = { 0 };
     GStatBuf status;
 
     if (file && g_stat(file, &status) == 0) {
         moved.bytes = moved.bytes_copied = (uint64_t)status.st_size;
     }
-    return tool_finish_summary(tool, &object, &moved, seconds);
+    return tool_finish_summary(tool, NULL, &moved, seconds);
 }
 
 int main(int argc, char **argv)

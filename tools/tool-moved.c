@@ -27,7 +27,12 @@ char *tool_describe_moved(const Qcow2MoveResult *result, double seconds)
 static bool print_summary(const Tool *tool, GVariantBuilder *object, const Qcow2MoveResult *result,
                           double seconds)
 {
-    tool_json_add_moved(object, result);
+    if (result) {
+        tool_json_add_moved(object, result);
+    } else {
+        tool_json_add_uint(object, "bytes", 0);
+        tool_json_add_uint(object, "clusters", 0);
+    }
     tool_json_add(object, "seconds", g_variant_new_double(seconds));
     return tool_print_json(tool, g_variant_builder_end(object));
 }
@@ -35,13 +40,15 @@ static bool print_summary(const Tool *tool, GVariantBuilder *object, const Qcow2
 int tool_finish_summary(const Tool *tool, GVariantBuilder *more, const Qcow2MoveResult *moved,
                         double seconds)
 {
-    const Qcow2MoveResult nothing = { 0 };
+    GVariantBuilder empty = G_VARIANT_BUILDER_INIT(G_VARIANT_TYPE_VARDICT), *object = more ? more : &empty;
+    bool ok = true;
 
-    if (!tool->json || tool->quiet) {
-        g_variant_builder_clear(more);
-        return tool_finish(tool, 0);
+    if (tool->json && !tool->quiet) {
+        ok = print_summary(tool, object, moved, seconds);
+    } else {
+        g_variant_builder_clear(object);
     }
-    return print_summary(tool, more, moved ? moved : &nothing, seconds) ? tool_finish(tool, 0) : 1;
+    return ok ? tool_finish(tool, 0) : 1;
 }
 
 bool tool_print_moved(const Tool *tool, const char *done, const Qcow2MoveResult *result, double seconds)

@@ -18,7 +18,7 @@ bool tool_print_moved(const Tool *tool, const char *done, const Qcow2MoveResult 
 
 /**
  * tool_finish_summary:
- * @more: of type a{sv}: what the command adds; consumed
+ * @more: of type a{sv}: what the command adds; consumed; NULL for nothing
  * @moved: NULL when nothing was
  *
  * What follows a success of a command that has nothing to say to people: the summary, with --output=json.

@@ -5,6 +5,12 @@
 
 #include "util/bits.h"
 
+/*
+ * Disks have whole sectors in QEMU: what a qcow2 header or a snapshot says is cut to them, while a raw file is
+ * filled up with zeros.
+ */
+#define QCOW2_SECTOR_SIZE UINT64_C(512)
+
 #define QCOW2_MIN_CLUSTER_BITS 9
 #define QCOW2_MAX_CLUSTER_BITS 21
 #define QCOW2_SUBCLUSTERS 32          /* in each cluster of an image with extended L2 entries */

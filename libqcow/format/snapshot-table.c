@@ -93,7 +93,8 @@ bool qcow2_snapshot_entry_decode(const Qcow2Header *header, const uint8_t *bytes
         .has_disk_size = QCOW2_SNAPSHOT_FIXED + lens.extra >= ENTRY_DISK_SIZE + 8,
         .raw = g_bytes_new(bytes, lens.whole),
         .info = {
-            .disk_size = extra_field(bytes, &lens, ENTRY_DISK_SIZE, header->size),
+            .disk_size = qcow2_align_down(extra_field(bytes, &lens, ENTRY_DISK_SIZE, header->size),
+                                          QCOW2_SECTOR_SIZE),
             .vm_state_size = extra_field(bytes, &lens, ENTRY_VM_STATE_SIZE_LARGE,
                                          qcow2_load_be32(bytes + ENTRY_VM_STATE_SIZE)),
             .date_sec = qcow2_load_be32(bytes + ENTRY_DATE_SEC),

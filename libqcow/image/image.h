@@ -10,12 +10,6 @@
 #include "format/snapshot-table.h"
 #include "io/io.h"
 
-/*
- * Disks have whole sectors in QEMU: what a qcow2 header says is cut to them, while a raw file is filled up
- * with zeros.
- */
-#define QCOW2_SECTOR_SIZE UINT64_C(512)
-
 /** QCOW2_ACTIVE_LAYER: where an index of the snapshot table says which state is meant. */
 #define QCOW2_ACTIVE_LAYER G_MAXUINT
 

@@ -89,7 +89,7 @@ unsigned qcow2_chain_n_layers(const Qcow2Chain *chain);
 typedef struct Qcow2Snapshot {
     const char *id;
     const char *name;
-    uint64_t disk_size;        /* bytes; the virtual size when it was taken */
+    uint64_t disk_size;        /* bytes, whole sectors; the virtual size when it was taken */
     uint64_t vm_state_size;    /* bytes */
     uint32_t date_sec, date_nsec;
     uint64_t vm_clock_nsec;

@@ -83,20 +83,19 @@ typedef struct Qcow2ExternalFile {
 typedef void (*Qcow2ExternalizeFunc)(const Qcow2ExternalFile *file, void *data);
 
 typedef struct Qcow2ExternalizeOptions {
-    bool overwrite;                 /* replace files in the folder */
     bool no_reflink;
 } Qcow2ExternalizeOptions;
 
 /**
  * qcow2_externalize:
- * @folder: made when it is missing
+ * @folder: made when it is missing; no file of a name that is needed may be in it
  * @func: may be NULL; called for each file when all are complete
  *
  * Every internal snapshot, in table order, and the active layer as a backing chain: 0001-NAME.qcow2 …
  * active.qcow2, the first backed by the image's own backing file. VM states stand beside, as NAME.vmstate.
- * When anything fails none of the files is left, and none was replaced.
+ * When anything fails none of the files is left.
  *
- * Errors: QCOW2_ERROR_EXISTS where a file is there that may not be replaced.
+ * Errors: QCOW2_ERROR_EXISTS where a file is there.
  */
 bool qcow2_externalize(Qcow2Chain *chain, const char *folder, const Qcow2ExternalizeOptions *options,
                        Qcow2ExternalizeFunc func, void *data, Qcow2Progress *progress, GError **error);

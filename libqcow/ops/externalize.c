@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "move/output.h"
-#include "ops/export.h"
 #include "ops/vmstate.h"
 #include "util/error.h"
 #include "util/progress.h"
@@ -19,12 +18,10 @@ typedef struct Externalize {
     const char *folder;
     const Qcow2ExternalizeOptions *options;
     Qcow2Progress *progress;
-    Qcow2State *base;             /* what the first file is the change from */
     GPtrArray *states;            /* Qcow2State, in table order, the active layer last */
     GPtrArray *files;             /* char *: file names without folder */
     GPtrArray *vmstate_files;     /* char * or NULL */
-    GPtrArray *outputs;           /* Qcow2Output of files */
-    GPtrArray *vmstate_outputs;   /* Qcow2Output of those vmstate_files that there are */
+    GPtrArray *made;              /* char *: full names of what was written, for taking it away again */
 } Externalize;
 
 static void free_state(gpointer state)
@@ -115,128 +112,66 @@ static bool first_backing(Externalize *self, char **ret_name, const char **ret_f
     return *ret_name || qcow2_fail_errno(error, errno, "'%s'", below->place->target);
 }
 
-/* ---- The files --------------------------------------------------------------------------------- */
-
-static bool open_output(Externalize *self, const char *name, GPtrArray *outputs, GError **error)
+static bool write_vmstate(Externalize *self, guint index, GError **error)
 {
+    const char *name = g_ptr_array_index(self->vmstate_files, index);
+
+    if (!name) {
+        return true;
+    }
     g_autofree char *path = g_build_filename(self->folder, name, NULL);
-
-    if (self->options->overwrite && !qcow2_refuse_layer(self->chain, path, error)) {
+    g_autoptr(Qcow2Output) output = qcow2_output_new(path, false, QCOW2_CACHE_WRITEBACK, error);
+    if (!output || !qcow2_output_trace(output, self->chain->options.trace, error)
+        || !qcow2_vmstate_write(g_ptr_array_index(self->states, index), qcow2_output_io(output),
+                                self->progress, error)
+        || !qcow2_output_publish(output, error)) {
         return false;
     }
-    Qcow2Output *output = qcow2_output_new(path, self->options->overwrite, QCOW2_CACHE_WRITEBACK, error);
-    if (!output) {
-        return false;
-    }
-    g_ptr_array_add(outputs, output);
-    return qcow2_output_trace(output, self->chain->options.trace, error);
-}
-
-/* All of them first: that one cannot be made should be known before the work. */
-static bool open_outputs(Externalize *self, GError **error)
-{
-    for (guint i = 0; i < self->states->len; i++) {
-        const char *vmstate_file = g_ptr_array_index(self->vmstate_files, i);
-        if (!open_output(self, g_ptr_array_index(self->files, i), self->outputs, error)
-            || (vmstate_file && !open_output(self, vmstate_file, self->vmstate_outputs, error))) {
-            return false;
-        }
-    }
+    g_ptr_array_add(self->made, g_steal_pointer(&path));
     return true;
 }
 
 static bool write_delta(Externalize *self, guint index, const char *backing_name, const char *backing_format,
                         GError **error)
 {
-    const char *name = g_ptr_array_index(self->files, index);
+    g_autofree char *path = g_build_filename(self->folder, g_ptr_array_index(self->files, index), NULL);
+    g_autoptr(Qcow2State) base = NULL;
+    Qcow2State *from = index > 0 ? g_ptr_array_index(self->states, index - 1) : NULL;
     Qcow2ExportOptions options = {
         .backing_name = backing_name,
         .backing_format = backing_format,
         .no_reflink = self->options->no_reflink,
+        .trace = self->chain->options.trace,
     };
-    Qcow2Export job = {
-        .from = index > 0 ? g_ptr_array_index(self->states, index - 1) : self->base,
-        .to = g_ptr_array_index(self->states, index),
-        .options = &options,
-        .output = name,
-        .progress = self->progress,
-    };
-    g_auto(Qcow2Header) header = { 0 };
 
-    qcow2_states_share_size(job.from, job.to);
-    return qcow2_export_header(&job, false, &header, error)
-        && qcow2_export_fill(&job, &header, qcow2_output_io(g_ptr_array_index(self->outputs, index)), error);
-}
-
-static bool write_all(Externalize *self, const char *first_backing, const char *first_format, GError **error)
-{
-    guint n_vmstates = 0;
-
-    for (guint i = 0; i < self->states->len; i++) {
-        const char *name = i > 0 ? g_ptr_array_index(self->files, i - 1) : first_backing;
-        if (!write_delta(self, i, name, i > 0 ? "qcow2" : first_format, error)) {
-            return false;
-        }
-        if (g_ptr_array_index(self->vmstate_files, i)
-            && !qcow2_vmstate_write(g_ptr_array_index(self->states, i),
-                                    qcow2_output_io(g_ptr_array_index(self->vmstate_outputs, n_vmstates++)),
-                                    self->progress, error)) {
-            return false;
-        }
+    if (!from) {
+        from = base = qcow2_state_open(self->chain, backing_name ? "@backing" : "@empty", error);
     }
-    return qcow2_progress_check(self->progress, error);
+    if (!from
+        || !qcow2_export_delta(from, g_ptr_array_index(self->states, index), path, &options, NULL,
+                               self->progress, error)) {
+        return false;
+    }
+    g_ptr_array_add(self->made, g_steal_pointer(&path));
+    return true;
 }
 
-/* @ret_n: how many are under their names */
-static bool publish(GPtrArray *outputs, guint *ret_n, GError **error)
+static bool write_all(Externalize *self, GError **error)
 {
-    for (*ret_n = 0; *ret_n < outputs->len; (*ret_n)++) {
-        if (!qcow2_output_publish(g_ptr_array_index(outputs, *ret_n), error)) {
+    g_autofree char *first_name = NULL;
+    const char *first_format;
+
+    if (!first_backing(self, &first_name, &first_format, error)) {
+        return false;
+    }
+    for (guint i = 0; i < self->states->len; i++) {
+        const char *name = i > 0 ? g_ptr_array_index(self->files, i - 1) : first_name;
+        if (!write_delta(self, i, name, i > 0 ? "qcow2" : first_format, error)
+            || !write_vmstate(self, i, error)) {
             return false;
         }
     }
     return true;
-}
-
-static void remove_published(const GPtrArray *outputs, guint n)
-{
-    for (guint i = 0; i < n; i++) {
-        unlink(qcow2_output_target(g_ptr_array_index(outputs, i)));
-    }
-}
-
-/* A file that replaced another one stays when a later one fails: the old one is gone. */
-static bool publish_all(Externalize *self, GError **error)
-{
-    guint n_vmstates, n_files = 0;
-    bool ok = publish(self->vmstate_outputs, &n_vmstates, error) && publish(self->outputs, &n_files, error);
-
-    if (!ok && !self->options->overwrite) {
-        remove_published(self->vmstate_outputs, n_vmstates);
-        remove_published(self->outputs, n_files);
-    }
-    return ok;
-}
-
-static bool write_chain(Externalize *self, GError **error)
-{
-    g_autofree char *backing = NULL;
-    const char *format;
-
-    if (!first_backing(self, &backing, &format, error) || !open_outputs(self, error)) {
-        return false;
-    }
-    g_autoptr(Qcow2State) base = qcow2_state_open(self->chain, backing ? "@backing" : "@empty", error);
-    g_autoptr(Qcow2Witness) witness =
-        base ? qcow2_witness_begin((Qcow2State **)self->states->pdata, self->states->len, error) : NULL;
-
-    self->base = base;
-    bool ok = witness && write_all(self, backing, format, error) && qcow2_witness_end(witness, error)
-           && publish_all(self, error);
-    if (!ok && witness) {
-        qcow2_witness_explain(witness, error);
-    }
-    return ok;
 }
 
 static void report(const Externalize *self, Qcow2ExternalizeFunc func, void *data)
@@ -252,23 +187,16 @@ static void report(const Externalize *self, Qcow2ExternalizeFunc func, void *dat
     }
 }
 
-static void free_output(gpointer output)
-{
-    qcow2_output_free(output);
-}
-
 bool qcow2_externalize(Qcow2Chain *chain, const char *folder, const Qcow2ExternalizeOptions *options,
                        Qcow2ExternalizeFunc func, void *data, Qcow2Progress *progress, GError **error)
 {
     g_autoptr(GPtrArray) states = g_ptr_array_new_with_free_func(free_state);
     g_autoptr(GPtrArray) files = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GPtrArray) vmstate_files = g_ptr_array_new_with_free_func(g_free);
-    g_autoptr(GPtrArray) outputs = g_ptr_array_new_with_free_func(free_output);
-    g_autoptr(GPtrArray) vmstate_outputs = g_ptr_array_new_with_free_func(free_output);
+    g_autoptr(GPtrArray) made = g_ptr_array_new_with_free_func(g_free);
     Externalize self = {
         .chain = chain, .folder = folder, .options = options, .progress = progress,
-        .states = states, .files = files, .vmstate_files = vmstate_files,
-        .outputs = outputs, .vmstate_outputs = vmstate_outputs,
+        .states = states, .files = files, .vmstate_files = vmstate_files, .made = made,
     };
 
     if (!list_states(&self, error)) {
@@ -278,13 +206,14 @@ bool qcow2_externalize(Qcow2Chain *chain, const char *folder, const Qcow2Externa
     if (!made_folder && errno != EEXIST) {
         return qcow2_fail_errno(error, errno, "'%s'", folder);
     }
-    if (write_chain(&self, error)) {
+    if (write_all(&self, error)) {
         report(&self, func, data);
         qcow2_progress_finish(progress);
         return true;
     }
-    g_ptr_array_set_size(outputs, 0);     /* before their folder goes */
-    g_ptr_array_set_size(vmstate_outputs, 0);
+    for (guint i = 0; i < made->len; i++) {
+        unlink(g_ptr_array_index(made, i));
+    }
     if (made_folder) {
         rmdir(folder);
     }

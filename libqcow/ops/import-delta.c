@@ -131,8 +131,7 @@ static bool open_delta(Import *import, const char *name, GError **error)
 static bool same_moment(const Qcow2SnapshotEntry *entry, const Qcow2DeltaState *state)
 {
     return entry->info.date_sec == state->date_sec && entry->info.date_nsec == state->date_nsec
-        && entry->info.vm_clock_nsec == state->vm_clock_nsec
-        && qcow2_align_down(entry->info.disk_size, QCOW2_SECTOR_SIZE) == state->size;
+        && entry->info.vm_clock_nsec == state->vm_clock_nsec && entry->info.disk_size == state->size;
 }
 
 /* Whether two states of the image have the same descriptors throughout. */

@@ -128,7 +128,7 @@ static bool open_snapshot(Qcow2State *state, guint index, GError **error)
         return false;
     }
     state->kind = QCOW2_STATE_SNAPSHOT;
-    state->size = qcow2_align_down(entry->info.disk_size, QCOW2_SECTOR_SIZE);     /* as the image's own */
+    state->size = entry->info.disk_size;
     state->entry = g_bytes_ref(entry->raw);
     state->id = g_strdup(entry->id);
     state->snapshot_name = g_strdup(entry->name);

@@ -533,6 +533,28 @@ compressed_entry() {
     done
 }
 
+@test "pull, rebase: a snapshot of a size that ends within a sector keeps its VM state" {
+    local at command
+    make_image base.qcow2 1M
+    guest_write base.qcow2 0 1M A
+    make_image disk.qcow2 1M -o cluster_size=512 -b base.qcow2 -F qcow2
+    snapshot disk.qcow2 monday
+    at=$(($(peek_be disk.qcow2 0x40 8) + 48))
+    for size in 00000000000ffe01 0000000000100001; do
+        poke disk.qcow2 $at $size
+        poke disk.qcow2 24 00000000000ffe01
+        head -c 100000 /dev/urandom >state
+        cp disk.qcow2 with.qcow2
+        qcow-vmstate -i monday state with.qcow2
+        for command in "qcow-snapshot -l" qcow-pull "qcow-rebase -b ''"; do
+            cp with.qcow2 changed.qcow2
+            eval "$command changed.qcow2" >out.txt
+            qcow-vmstate --overwrite -x monday out changed.qcow2
+            cmp state out || fail "$size: $command"
+        done
+    done
+}
+
 @test "export-delta: a snapshot whose name begins with @ is found by name:" {
     make_image disk.qcow2 1M
     snapshot disk.qcow2 @active

@@ -52,31 +52,6 @@ make_history() {
     [[ $(cat files/active.qcow2) == mine ]]
 }
 
-@test "externalize --overwrite: files are replaced when all are whole, and never one that the image is made of" {
-    make_history
-    qcow-externalize -q s.qcow2 files
-    qcow-snapshot -q -c three s.qcow2
-    guest_write s.qcow2 0 1M E
-    ls -i files >before
-    # The last file that is needed cannot be made: none is replaced.
-    mv files/active.qcow2 kept.qcow2
-    mkdir files/active.qcow2
-    run -1 qcow-externalize --overwrite s.qcow2 files
-    assert_output_has active.qcow2 "a folder"
-    rmdir files/active.qcow2
-    mv kept.qcow2 files/active.qcow2
-    cmp before <(ls -i files)
-
-    qcow-externalize -q --overwrite --no-reflink s.qcow2 files
-    [[ -z $(find files -name '.*.qcow-*') ]]
-    active_raw s.qcow2 wanted.raw
-    active_raw files/active.qcow2 found.raw
-    cmp wanted.raw found.raw
-
-    run -1 qcow-externalize --overwrite files/active.qcow2 files
-    assert_output_has active.qcow2 "layer [0] of the image that is read"
-}
-
 @test "internalize: every layer is a snapshot again, of its size and with its bytes" {
     make_history
     qcow-externalize -q s.qcow2 files

@@ -210,7 +210,7 @@ assert_metadata() {
     start_qsd --blockdev driver=file,node-name=f,filename=second.qcow2,read-only=on \
         --blockdev driver=qcow2,node-name=disk,file=f,read-only=on
     run -1 qcow-plan -q --run --drop first.qcow2 --drop third.qcow2 top.qcow2
-    assert_output_has "1 of the commands are done, plan again for the rest" "lock"
+    assert_output_has "commands done so far: 1; plan again for the rest" "lock"
     stop_daemon "$daemon_pid"
     assert_same_content top.qcow2 top.raw
     qcow-plan -q --run --drop first.qcow2 top.qcow2

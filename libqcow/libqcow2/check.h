@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Comparing, measuring, checking, repairing. */
-#ifndef LIBQCOW2_LOOK_H
-#define LIBQCOW2_LOOK_H
+#ifndef LIBQCOW2_CHECK_H
+#define LIBQCOW2_CHECK_H
 
 #include "libqcow2/chain.h"
 
