@@ -22,7 +22,8 @@ static const ToolCommand command = {
         "Each file holds what changed since the one before it, and has the size of its state. The first is "
         "backed by the image's own backing file. A VM state stands beside its file as NAME.vmstate.",
         "Characters that have a meaning in file or image names are written as %XX. FOLDER is made when it "
-        "is missing, and a file that is there is never replaced. When anything fails none of the files is left.",
+        "is missing, and a file that is there is never replaced. When anything fails none of the files is "
+        "left.",
         NULL,
     },
     .entries = entries,

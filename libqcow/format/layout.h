@@ -6,8 +6,8 @@
 #include "util/bits.h"
 
 /*
- * Disks have whole sectors in QEMU: what a qcow2 header or a snapshot says is cut to them, while a raw file is
- * filled up with zeros.
+ * Disks have whole sectors in QEMU: what a qcow2 header or a snapshot says is cut to them, while a raw file
+ * is filled up with zeros.
  */
 #define QCOW2_SECTOR_SIZE UINT64_C(512)
 

@@ -3,6 +3,7 @@
 
 #include "format/header-switch.h"
 #include "image/free-space.h"
+#include "image/in-use.h"
 #include "image/roots.h"
 #include "io/trial.h"
 #include "util/error.h"
@@ -28,6 +29,7 @@ struct Qcow2Batch {
     GArray *uncounted;        /* Run: taken, and not in the counts yet */
     bool is_low;              /* counts move down, too, even where they do not change */
     bool header_only;         /* settled: no count has changed */
+    bool was_checked;         /* what is free; see check_before_use() */
     bool committed;
 };
 
@@ -166,9 +168,36 @@ static bool fail_limit(const Qcow2Batch *batch, uint64_t end_cluster, GError **e
                       end_cluster << batch->header.layout.cluster_bits, batch->old_len);
 }
 
+/*
+ * As late as this, since most changes find no free clusters, or need none; and once for an image, unless a
+ * later batch looks further: between batches the counts are right as far as they were right before. Where it
+ * cannot be known nothing is used again, and nothing is lost.
+ */
+static bool check_before_use(Qcow2Batch *batch, GError **error)
+{
+    Qcow2Image *image = batch->image;
+    uint64_t start = qcow2_free_space_start(batch->space);
+    bool is_known, takes_end = qcow2_io_can_grow(image->file) && qcow2_free_space_is_empty(batch->space);
+
+    if (takes_end || batch->was_checked || (image->was_checked && image->checked_from <= start)) {
+        return true;
+    }
+    if (!qcow2_image_check_in_use(image, batch->space, &is_known, error)) {
+        return false;
+    }
+    batch->was_checked = true;
+    if (is_known) {
+        image->was_checked = true;
+        image->checked_from = start;
+    } else {
+        qcow2_free_space_keep_below(batch->space, 0);
+    }
+    return true;
+}
+
 uint64_t qcow2_batch_take(Qcow2Batch *batch, uint64_t n_clusters, GError **error)
 {
-    if (!qcow2_image_check_entries(batch->image, batch->space, error)) {
+    if (!check_before_use(batch, error)) {
         return 0;
     }
     Run run = { qcow2_free_space_take(batch->space, n_clusters), n_clusters };
@@ -185,7 +214,7 @@ bool qcow2_batch_take_at(Qcow2Batch *batch, uint64_t first_cluster, uint64_t n_c
 {
     Run run = { first_cluster, n_clusters };
 
-    if (!qcow2_image_check_entries(batch->image, batch->space, error)) {
+    if (!check_before_use(batch, error)) {
         return false;
     }
     if (!qcow2_free_space_take_at(batch->space, first_cluster, n_clusters)) {

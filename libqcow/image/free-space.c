@@ -11,7 +11,8 @@ typedef struct FreeRun {
 
 struct Qcow2FreeSpace {
     GArray *runs;             /* FreeRun, in host order */
-    guint first;              /* the first of them that is not taken whole */
+    guint first_run;          /* the first of them that is not taken whole */
+    uint64_t start;           /* what is before was not looked at */
     uint64_t end, limit;
 };
 
@@ -20,11 +21,14 @@ static FreeRun *run_at(const Qcow2FreeSpace *space, guint i)
     return &g_array_index(space->runs, FreeRun, i);
 }
 
-/* Takes go through the runs from the beginning: what is used up there costs no move of all others. */
-static void remove_run(Qcow2FreeSpace *space, guint i)
+/*
+ * A run that is used up. Takes go through the runs from the beginning: to move all others down for each of
+ * them took longer than all else where there are some ten thousand.
+ */
+static void drop_run(Qcow2FreeSpace *space, guint i)
 {
-    if (i == space->first) {
-        space->first++;
+    if (i == space->first_run) {
+        space->first_run++;
     } else {
         g_array_remove_index(space->runs, i);
     }
@@ -65,7 +69,7 @@ static bool scan(Qcow2FreeSpace *space, Qcow2CountsCache *counts, uint64_t first
 
 void qcow2_free_space_keep_below(Qcow2FreeSpace *space, uint64_t limit)
 {
-    while (space->runs->len > space->first) {
+    while (space->runs->len > space->first_run) {
         FreeRun *last = run_at(space, space->runs->len - 1);
         if (last->first + last->n <= limit) {
             return;
@@ -100,6 +104,7 @@ Qcow2FreeSpace *qcow2_free_space_new(Qcow2Image *image, Qcow2CountsCache *counts
         space->limit = size >> layout->cluster_bits;
         wanted = 0;
     }
+    space->start = wanted;
     if (!scan(space, counts, wanted, counts_end, error)) {
         return NULL;
     }
@@ -128,7 +133,7 @@ uint64_t qcow2_free_space_take_end(Qcow2FreeSpace *space, uint64_t n)
 static uint64_t take_last_run(Qcow2FreeSpace *space, uint64_t n)
 {
     guint n_runs = space->runs->len;
-    const FreeRun *last = n_runs > space->first ? run_at(space, n_runs - 1) : NULL;
+    const FreeRun *last = n_runs > space->first_run ? run_at(space, n_runs - 1) : NULL;
 
     if (!last || last->first + last->n != space->end) {
         return qcow2_free_space_take_end(space, n);
@@ -141,14 +146,14 @@ static uint64_t take_last_run(Qcow2FreeSpace *space, uint64_t n)
 
 uint64_t qcow2_free_space_take(Qcow2FreeSpace *space, uint64_t n)
 {
-    for (guint i = space->first; i < space->runs->len; i++) {
+    for (guint i = space->first_run; i < space->runs->len; i++) {
         FreeRun *run = run_at(space, i);
         if (run->n >= n) {
             uint64_t first = run->first;
             run->first += n;
             run->n -= n;
             if (run->n == 0) {
-                remove_run(space, i);
+                drop_run(space, i);
             }
             return first;
         }
@@ -159,7 +164,7 @@ uint64_t qcow2_free_space_take(Qcow2FreeSpace *space, uint64_t n)
 /* A run with any cluster of [first, end). */
 static bool find_run(const Qcow2FreeSpace *space, uint64_t first, uint64_t end, guint *ret)
 {
-    guint low = space->first, high = space->runs->len;
+    guint low = space->first_run, high = space->runs->len;
 
     while (low < high) {
         *ret = low + (high - low) / 2;
@@ -175,21 +180,33 @@ static bool find_run(const Qcow2FreeSpace *space, uint64_t first, uint64_t end, 
     return false;
 }
 
-bool qcow2_free_space_has_any(const Qcow2FreeSpace *space, uint64_t first, uint64_t end)
+bool qcow2_free_space_find(const Qcow2FreeSpace *space, uint64_t first, uint64_t end, uint64_t *ret_cluster)
 {
     guint i;
 
-    return find_run(space, first, end, &i);
+    if (find_run(space, first, end, &i)) {
+        *ret_cluster = MAX(first, run_at(space, i)->first);
+        return true;
+    }
+    *ret_cluster = MAX(first, space->end);
+    return end > space->end;
 }
 
 bool qcow2_free_space_has(const Qcow2FreeSpace *space, uint64_t cluster)
 {
-    return qcow2_free_space_has_any(space, cluster, cluster + 1);
+    guint i;
+
+    return find_run(space, cluster, cluster + 1, &i);
 }
 
 bool qcow2_free_space_is_empty(const Qcow2FreeSpace *space)
 {
-    return space->runs->len == space->first;
+    return space->runs->len == space->first_run;
+}
+
+uint64_t qcow2_free_space_start(const Qcow2FreeSpace *space)
+{
+    return space->start;
 }
 
 uint64_t qcow2_free_space_end(const Qcow2FreeSpace *space)
@@ -219,7 +236,7 @@ bool qcow2_free_space_take_at(Qcow2FreeSpace *space, uint64_t first, uint64_t n)
         g_array_insert_val(space->runs, i + 1, behind);
     }
     if (is_used_up) {
-        remove_run(space, i);
+        drop_run(space, i);
     }
     return true;
 }

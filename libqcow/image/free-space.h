@@ -37,11 +37,14 @@ void qcow2_free_space_keep_below(Qcow2FreeSpace *space, uint64_t limit);
 /** qcow2_free_space_has: whether a cluster may be given out; what is past the end is not meant. */
 bool qcow2_free_space_has(const Qcow2FreeSpace *space, uint64_t cluster);
 
-/** qcow2_free_space_has_any: the same for any of [first, end). */
-bool qcow2_free_space_has_any(const Qcow2FreeSpace *space, uint64_t first, uint64_t end);
+/** qcow2_free_space_find: a cluster of [first, end) that may be given out, those past the end too. */
+bool qcow2_free_space_find(const Qcow2FreeSpace *space, uint64_t first, uint64_t end, uint64_t *ret_cluster);
 
 /** qcow2_free_space_is_empty: what is given out next comes from the end. */
 bool qcow2_free_space_is_empty(const Qcow2FreeSpace *space);
+
+/** qcow2_free_space_start: the first cluster that was looked at. */
+uint64_t qcow2_free_space_start(const Qcow2FreeSpace *space);
 
 /** qcow2_free_space_end: one more than the last cluster in use or taken. */
 uint64_t qcow2_free_space_end(const Qcow2FreeSpace *space);

@@ -23,7 +23,8 @@ typedef struct Qcow2Image {
     Qcow2Header header;       /* qcow2 only */
     uint64_t raw_offset;      /* raw only: where guest byte 0 is in the file */
     GArray *snapshots;        /* Qcow2SnapshotEntry; NULL until qcow2_image_load_snapshots() */
-    bool entries_checked;     /* see qcow2_image_check_entries() */
+    bool was_checked;         /* that free clusters from this one on are free; by image/batch.c */
+    uint64_t checked_from;
     unsigned n_threads;       /* for reading tables; 0: the default */
 } Qcow2Image;
 

@@ -3,7 +3,6 @@
 
 #include "format/l2.h"
 #include "image/map.h"
-#include "image/tables.h"
 #include "util/error.h"
 
 #define MAX_OFFSET BIT(56)
@@ -152,65 +151,4 @@ bool qcow2_image_check_tables(Qcow2Image *image, const Qcow2FreeSpace *space, GE
         }
     }
     return l1 != NULL;
-}
-
-/* ---- What the tables name ---------------------------------------------------------------------- */
-
-typedef struct EntryCheck {
-    const Qcow2Layout *layout;
-    const Qcow2FreeSpace *space;
-    GHashTable *seen;         /* host offsets of tables: snapshots share most of theirs */
-    uint64_t l2_offset;
-} EntryCheck;
-
-static bool check_reference(const Qcow2Reference *reference, void *data, GError **error)
-{
-    const EntryCheck *check = data;
-    unsigned bits = check->layout->cluster_bits;
-    uint64_t first = reference->host_offset >> bits;
-    uint64_t end = ((reference->host_offset + reference->len_bytes - 1) >> bits) + 1;
-
-    return !qcow2_free_space_has_any(check->space, first, end)
-           || qcow2_corrupt(error,
-                            "L2 table at 0x%" PRIx64 ": entry %" PRIu64 " names data at 0x%" PRIx64
-                            ", and there is a cluster with refcount 0 in it; run qcow-check -r all",
-                            check->l2_offset, reference->first_entry, reference->host_offset);
-}
-
-static bool check_table(uint64_t l1_index, uint64_t host_offset, const uint8_t *raw, void *data,
-                        GError **error)
-{
-    EntryCheck *check = data;
-    gint64 key = (gint64)host_offset;
-
-    (void)l1_index;
-    if (g_hash_table_contains(check->seen, &key)) {
-        return true;
-    }
-    g_hash_table_add(check->seen, g_memdup2(&key, sizeof(key)));
-    check->l2_offset = host_offset;
-    return qcow2_each_reference(check->layout, raw, check_reference, check, error);
-}
-
-bool qcow2_image_check_entries(Qcow2Image *image, const Qcow2FreeSpace *space, GError **error)
-{
-    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
-    EntryCheck check = { .layout = &image->header.layout, .space = space, .seen = seen };
-    Qcow2View view = qcow2_image_active_view(image);
-
-    if (image->entries_checked || check.layout->has_data_file || qcow2_free_space_is_empty(space)) {
-        return true;
-    }
-    if (!qcow2_each_table(image, &view, check_table, &check, error)) {
-        return false;
-    }
-    for (guint i = 0; i < image->snapshots->len; i++) {
-        const Qcow2SnapshotEntry *entry = &g_array_index(image->snapshots, Qcow2SnapshotEntry, i);
-        if (!qcow2_image_snapshot_view(image, entry, &view, error)
-            || !qcow2_each_table(image, &view, check_table, &check, error)) {
-            return false;
-        }
-    }
-    image->entries_checked = true;
-    return true;
 }

@@ -18,10 +18,4 @@ bool qcow2_image_check_roots(Qcow2Image *image, Qcow2CountsCache *counts, GError
 /** qcow2_image_check_tables: whether no L2 table of the active layer is in what would be given out. */
 bool qcow2_image_check_tables(Qcow2Image *image, const Qcow2FreeSpace *space, GError **error);
 
-/**
- * qcow2_image_check_entries: whether nothing that an L2 table of the active layer or of a snapshot names is
- * in what would be given out. Reads all tables; once for an image, and not where nothing is known as free.
- */
-bool qcow2_image_check_entries(Qcow2Image *image, const Qcow2FreeSpace *space, GError **error);
-
 #endif

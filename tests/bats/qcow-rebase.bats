@@ -101,35 +101,6 @@ assert_rebased() {
     done
 }
 
-@test "rebase, pull, trim, commit: a data cluster that counts as free is not given away" {
-    local command cluster table
-    make_image base.qcow2 4M
-    guest_write base.qcow2 0 4M A
-    make_image top.qcow2 4M -b base.qcow2 -F qcow2
-    guest_write top.qcow2 0 1M B
-    qcow-snapshot -q -c monday top.qcow2
-    guest_write top.qcow2 0 1M C
-    guest_write top.qcow2 3M 128K A
-    # The third cluster of the snapshot: no table of the active layer names it.
-    table=$(($(peek_be top.qcow2 "$(peek_be top.qcow2 "$(peek_be top.qcow2 64 8)" 8)" 8) & 0xfffffffffffe00))
-    cluster=$((($(peek_be top.qcow2 $((table + 16)) 8) & 0xfffffffffffe00) >> 16))
-    poke top.qcow2 $(($(peek_be top.qcow2 "$(peek_be top.qcow2 48 8)" 8) + 2 * cluster)) 0000
-    cp top.qcow2 above.img
-    qcow-rebase -q -u -b top.qcow2 -F qcow2 above.img
-    remember_image top.qcow2
-    for command in "qcow-rebase -b ''" qcow-pull qcow-trim "qcow-trim --shrink"; do
-        run -1 eval "$command top.qcow2"
-        assert_output_has "data at 0x" "refcount 0" "run qcow-check -r all"
-        assert_image_unchanged top.qcow2
-    done
-    rm above.img
-    make_image above.img 4M -b top.qcow2 -F qcow2
-    guest_write above.img 2M 1M D
-    run -1 qcow-commit --force above.img
-    assert_output_has "data at 0x" "refcount 0" "run qcow-check -r all"
-    assert_image_unchanged top.qcow2
-}
-
 # direct_files PID: print the files that a process has open for direct I/O
 direct_files() {
     local fd flags
