@@ -64,6 +64,11 @@ Qcow2Chain *qcow2_chain_open_place(Qcow2Place *place, const char *name, const Qc
         qcow2_place_free(place);
         return NULL;
     }
+    if (options->writable && !qcow2_place_check_writable(place, error)) {
+        g_prefix_error(error, "'%s': ", place->shown);
+        qcow2_place_free(place);
+        return NULL;
+    }
     Qcow2Layer *layer = qcow2_layer_open(place, options, options->writable, error);
     return layer ? chain_of_layer(layer, name, options) : NULL;
 }
@@ -333,11 +338,15 @@ bool qcow2_chain_open_all(Qcow2Chain *chain, GError **error)
 
 /* ---- Layers by name ---------------------------------------------------------------------------- */
 
-static bool is_named(const Qcow2Layer *layer, const char *word, const struct stat *file)
+static bool is_shown_as(const Qcow2Layer *layer, const char *word)
 {
-    return strcmp(layer->place->shown, word) == 0
-        || (file && layer->identity.inode != 0 && layer->identity.device == file->st_dev
-            && layer->identity.inode == file->st_ino);
+    return strcmp(layer->place->shown, word) == 0;
+}
+
+static bool is_in(const Qcow2Layer *layer, const struct stat *file)
+{
+    return layer->identity.inode != 0 && layer->identity.device == file->st_dev
+        && layer->identity.inode == file->st_ino;
 }
 
 static bool is_recorded_as(const Qcow2Layer *above, const Qcow2Layer *layer, const char *word)
@@ -350,19 +359,23 @@ static bool is_recorded_as(const Qcow2Layer *above, const Qcow2Layer *layer, con
         return true;
     }
     return place && place->kind == QCOW2_PLACE_FILE && stat(place->target, &st) == 0
-        && is_named(layer, word, &st);
+        && (is_shown_as(layer, word) || is_in(layer, &st));
 }
 
-/* QEMU takes such names; unlike it, we do not take the first of several. All layers are open. */
-static bool find_by_recorded_name(const Qcow2Chain *chain, const char *word, unsigned *ret_index,
-                                  GError **error)
+/*
+ * As the layer above records it, which QEMU looks for, or as a path from here: @by_path, or UINT_MAX. Unlike
+ * QEMU we do not take the first of several. All layers are open.
+ */
+static bool find_by_other_name(const Qcow2Chain *chain, const char *word, unsigned by_path,
+                               unsigned *ret_index, GError **error)
 {
-    *ret_index = 0;
+    *ret_index = by_path;
     for (unsigned i = 1; i < chain->layers->len; i++) {
-        if (!is_recorded_as(qcow2_chain_layer(chain, i - 1), qcow2_chain_layer(chain, i), word)) {
+        if (i == *ret_index
+            || !is_recorded_as(qcow2_chain_layer(chain, i - 1), qcow2_chain_layer(chain, i), word)) {
             continue;
         }
-        if (*ret_index > 0) {
+        if (*ret_index != UINT_MAX) {
             return qcow2_fail(error, QCOW2_ERROR_AMBIGUOUS,
                               "'%s': '%s' means layer [%u] of its backing chain, '%s', or [%u], '%s'; their"
                               " indexes name them, too",
@@ -371,7 +384,7 @@ static bool find_by_recorded_name(const Qcow2Chain *chain, const char *word, uns
         }
         *ret_index = i;
     }
-    return *ret_index > 0
+    return *ret_index != UINT_MAX
         || qcow2_fail(error, QCOW2_ERROR_NOT_FOUND,
                       "'%s': '%s' is not a layer of its backing chain%s; qcow-info --backing-chain lists the"
                       " layers", qcow2_chain_layer_name(chain, 0), word,
@@ -382,20 +395,22 @@ static bool find_by_name(Qcow2Chain *chain, const char *word, unsigned *ret_inde
 {
     struct stat st;
     const char *path = g_str_has_prefix(word, "file:") ? word + strlen("file:") : word;
-    bool is_file = stat(path, &st) == 0;
+    bool is_file = stat(path, &st) == 0, exists = true;
+    unsigned by_path = UINT_MAX;
 
-    for (*ret_index = 0;; (*ret_index)++) {
-        bool exists;
-        if (is_named(qcow2_chain_layer(chain, *ret_index), word, is_file ? &st : NULL)) {
+    for (*ret_index = 0; exists; (*ret_index)++) {
+        const Qcow2Layer *layer = qcow2_chain_layer(chain, *ret_index);
+        if (is_shown_as(layer, word)) {
             return true;
+        }
+        if (is_file && by_path == UINT_MAX && is_in(layer, &st)) {
+            by_path = *ret_index;
         }
         if (!qcow2_chain_open_below(chain, *ret_index, &exists, error)) {
             return false;
         }
-        if (!exists) {
-            return find_by_recorded_name(chain, word, ret_index, error);
-        }
     }
+    return find_by_other_name(chain, word, by_path, ret_index, error);
 }
 
 bool qcow2_chain_find_layer(Qcow2Chain *chain, const char *word, unsigned *ret_index, GError **error)

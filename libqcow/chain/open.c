@@ -47,10 +47,12 @@ static const char *probe_format(const uint8_t *start)
     return "raw";
 }
 
-static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options, bool writable,
-                        GError **error)
+/* On trial an image that is written is only read. */
+static Qcow2Io *open_io(const Qcow2Place *place, const Qcow2OpenOptions *options, bool is_written,
+                        bool on_trial, GError **error)
 {
-    Qcow2Cache cache = options->writable && !writable ? options->below_cache : options->cache;
+    Qcow2Cache cache = options->writable && !is_written ? options->below_cache : options->cache;
+    bool writable = is_written && !on_trial;
 
     if (place->kind == QCOW2_PLACE_NBD) {
         return qcow2_io_nbd_open(place->target, writable, cache, options->n_threads, error);
@@ -168,7 +170,7 @@ Qcow2Layer *qcow2_layer_open(Qcow2Place *place, const Qcow2OpenOptions *options,
                              GError **error)
 {
     bool on_trial = writable && options->dry_run;
-    g_autoptr(Qcow2Io) io = open_io(place, options, writable && !on_trial, error);
+    g_autoptr(Qcow2Io) io = open_io(place, options, writable, on_trial, error);
 
     if (!io) {
         g_prefix_error(error, "'%s': ", place->shown);
@@ -321,7 +323,7 @@ Qcow2Io *qcow2_layer_find_data(const Qcow2Layer *layer, const Qcow2OpenOptions *
     }
     /* Whoever writes to the image writes to its data file. */
     bool writable = layer->image->file->writable, on_trial = writable && options->dry_run;
-    g_autoptr(Qcow2Io) io = place ? open_io(place, options, writable && !on_trial, error) : NULL;
+    g_autoptr(Qcow2Io) io = place ? open_io(place, options, writable, on_trial, error) : NULL;
     if (!io) {
         g_prefix_error(error, "data file: ");
         return NULL;

@@ -386,32 +386,55 @@ static Qcow2Place *place_of_format(const Options *options, const char *format, G
     return ok ? g_steal_pointer(&place) : NULL;
 }
 
-Qcow2Place *qcow2_place_of_options(GHashTable *table, const char *prefix, const char *folder, GError **error)
+static Qcow2Place *place_of_protocol(const Options *options, const char *driver, GError **error)
 {
-    Options options = { table, prefix, folder };
-    const char *driver = get(&options, "driver");
     Qcow2Place *place = NULL;
 
-    if (g_strcmp0(driver, "qcow2") == 0 || g_strcmp0(driver, "raw") == 0
-        || (!driver && has_below(&options, "file"))) {
-        return place_of_format(&options, driver, error);
-    }
     if (g_strcmp0(driver, "file") == 0 || g_strcmp0(driver, "host_device") == 0
-        || (!driver && get(&options, "filename"))) {
-        place = place_of_file(&options, error);
+        || (!driver && get(options, "filename"))) {
+        place = place_of_file(options, error);
     } else if (g_strcmp0(driver, "nbd") == 0) {
-        place = place_of_nbd(&options, error);
+        place = place_of_nbd(options, error);
     } else if (driver) {
         qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                    "image name: driver '%s' is not supported; qcow2, raw, file and nbd"
                    " are",
                    driver);
     } else {
-        qcow2_fail(error, QCOW2_ERROR_INVALID, "image name: '%sdriver' is missing", prefix);
+        qcow2_fail(error, QCOW2_ERROR_INVALID, "image name: '%sdriver' is missing", options->prefix);
     }
     /* A protocol as the outermost driver is the bytes themselves: QEMU does not look for a format then. */
-    if (place && driver && !*prefix) {
+    if (place && driver && !*options->prefix) {
         place->format = g_strdup("raw");
     }
     return place;
+}
+
+static bool is_on(const char *value)
+{
+    static const char *const words[] = { "on", "yes", "true", "y", NULL };
+
+    return value && g_strv_contains(words, value);
+}
+
+Qcow2Place *qcow2_place_of_options(GHashTable *table, const char *prefix, const char *folder, GError **error)
+{
+    Options options = { table, prefix, folder };
+    const char *driver = get(&options, "driver");
+    bool is_format = g_strcmp0(driver, "qcow2") == 0 || g_strcmp0(driver, "raw") == 0
+                  || (!driver && has_below(&options, "file"));
+    Qcow2Place *place = is_format ? place_of_format(&options, driver, error)
+                                  : place_of_protocol(&options, driver, error);
+
+    if (place && is_on(get(&options, "read-only"))) {
+        place->read_only = true;
+    }
+    return place;
+}
+
+bool qcow2_place_check_writable(const Qcow2Place *place, GError **error)
+{
+    return !place->read_only
+        || qcow2_fail(error, QCOW2_ERROR_INVALID,
+                      "Block node is read-only: the image name says read-only=on, which has to go");
 }

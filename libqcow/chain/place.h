@@ -17,6 +17,7 @@ struct Qcow2Place {
     char *shown;              /* the name as messages and qcow-info print it */
     char *format;             /* "qcow2", "raw" or NULL: to be probed */
     uint64_t raw_offset, raw_size;   /* raw: the part of the file; size UINT64_MAX: up to its end */
+    bool read_only;           /* the name says so */
     bool no_backing;          /* "backing": null */
     Qcow2Place *backing;      /* given in the name, instead of what the header says; or NULL */
     Qcow2Place *data_file;    /* likewise */
@@ -37,6 +38,9 @@ Qcow2Place *qcow2_place_copy(const Qcow2Place *place);
  * option that is not known, by its name.
  */
 Qcow2Place *qcow2_place_parse(const char *name, const char *folder, bool image_opts, GError **error);
+
+/** qcow2_place_check_writable: what a name calls read-only is not written. Errors: QCOW2_ERROR_INVALID. */
+bool qcow2_place_check_writable(const Qcow2Place *place, GError **error);
 
 /**
  * qcow2_place_of_options:

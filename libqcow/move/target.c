@@ -21,6 +21,9 @@ static bool is_device(const char *path)
 
 static Qcow2Io *open_in_place(const Qcow2Place *place, Qcow2Cache cache, GError **error)
 {
+    if (!qcow2_place_check_writable(place, error)) {
+        return NULL;
+    }
     if (place->kind == QCOW2_PLACE_NBD) {
         return qcow2_io_nbd_open(place->target, true, cache, 0, error);
     }

@@ -172,13 +172,16 @@ static bool fail_without_format(const Qcow2Creation *creation, GError **error)
                       detected ? ": detected format of " : "", detected ? detected : "");
 }
 
-/* A VM may run on it; that it is there, and what lies below it, should be known now. */
+/*
+ * That it is there, and what lies below it, should be known now. A VM may run on the backing file of a new
+ * image; a copy leaves out what that holds, which has to stay what it is.
+ */
 static bool open_backing(Qcow2Creation *creation, GError **error)
 {
     const Qcow2CreateRequest *request = creation->request;
     Qcow2OpenOptions options = {
         .format = creation->options.backing_format,
-        .force_share = true,
+        .force_share = !creation->is_copy,
         .untrusted = request->untrusted,
         .warn = request->warn,
         .warn_data = request->warn_data,

@@ -169,14 +169,14 @@ void qcow2_move_result_add(Qcow2MoveResult *result, const Qcow2InPlaceStats *sta
 }
 
 /*
- * With several states all are counted before, so that progress does not go backwards. Comparing data is work
- * that is not done twice for it.
+ * With several states all are counted before, so that progress does not go backwards. Data is not compared
+ * for it: where some of it is the same, progress ends early.
  */
 static bool expect_all(Keeping *self, GError **error)
 {
     uint64_t bytes;
 
-    if (!self->progress || self->keep->compare_data || self->image->snapshots->len == 0) {
+    if (!self->progress || self->image->snapshots->len == 0) {
         return true;
     }
     if (!count_states(self, false, &bytes, NULL, error)) {
@@ -207,7 +207,9 @@ static bool keep_state(Keeping *self, guint snapshot, Qcow2InPlaceResult *ret, u
     }
     bool ok = qcow2_choice_count(kept.choice, ret_bytes, error);
     if (ok && *ret_bytes > 0) {
-        qcow2_progress_expect(self->progress, self->is_expected ? 0 : *ret_bytes);
+        if (!self->is_expected) {
+            qcow2_progress_expect(self->progress, *ret_bytes);
+        }
         ok = qcow2_in_place_apply(self->batch, self->image, kept.to, kept.choice, &options, ret,
                                   self->progress, error);
         qcow2_move_result_add(&self->result, &ret->stats);

@@ -121,6 +121,10 @@ static bool check_options(const Qcow2Chain *chain, const Qcow2Keep *keep, GError
     if (image->kind != QCOW2_IMAGE_QCOW2) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED, "'%s': a raw image has no backing file", name);
     }
+    if (keep->compress && image->header.layout.has_data_file) {
+        return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
+                          "'%s': clusters of an image with a data file cannot be compressed (-c)", name);
+    }
     if (keep->backing_name && (image->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA)) {
         return qcow2_fail(error, QCOW2_ERROR_UNSUPPORTED,
                           "'%s': Could not change the backing file to '%s': a raw external data file holds"

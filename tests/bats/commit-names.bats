@@ -255,3 +255,24 @@ names_in() {
         assert_guest base.qcow2 512K 1M C
     done
 }
+
+@test "commit -b NAME: a name recorded in the chain, and another layer at that path from here, is ambiguous" {
+    local options
+    mkdir one two
+    make_image one/disk 1M
+    guest_write one/disk 0 1M A
+    (cd two && make_image disk 1M -b ../one/disk -F qcow2 && make_image top 1M -b disk -F qcow2)
+    guest_write two/disk 0 64K B
+    guest_write two/top 64K 64K C
+    cd one
+    remember_image disk ../two/disk ../two/top
+    for options in "qcow-commit -b disk" "qcow-pull -b disk" "qcow-commit --top disk -b [2]"; do
+        # shellcheck disable=SC2086  # options are words
+        run -1 $options ../two/top
+        assert_output_has "'disk' means layer" "../two/disk" "../one/disk"
+        assert_image_unchanged disk ../two/disk ../two/top
+    done
+    qcow-commit -q --force -b ../two/disk ../two/top
+    assert_image_unchanged disk
+    assert_guest ../two/disk 64K 64K C
+}

@@ -184,6 +184,41 @@ assert_only() {
     done
 }
 
+@test "copy -B: over a backing file that somebody writes to is refused; a new overlay of it is not" {
+    require qemu-storage-daemon
+    make_image base.qcow2 4M
+    guest_write base.qcow2 0 4M A
+    make_image mid.qcow2 4M -b base.qcow2 -F qcow2
+    cp base.qcow2 src.qcow2
+    start_qsd --blockdev driver=file,node-name=f,filename=base.qcow2 --blockdev driver=qcow2,node-name=d,file=f \
+        --nbd-server addr.type=unix,addr.path=qsd.nbd --export type=nbd,id=e,node-name=d,writable=on
+    for base in base.qcow2 mid.qcow2; do
+        run -1 qcow-copy -O qcow2 -B $base -F qcow2 src.qcow2 new.qcow2
+        assert_output_has "Could not open backing image" base.qcow2 lock
+        [[ ! -e new.qcow2 ]]
+    done
+    qcow-create -q -b base.qcow2 -F qcow2 overlay.qcow2
+}
+
+@test "copy, resize, snapshot: what an image name calls read-only is not written" {
+    make_image src.qcow2 1M
+    guest_write src.qcow2 0 1M A
+    make_image disk.qcow2 1M
+    truncate -s 1M disk.raw
+    remember_image disk.qcow2 disk.raw
+    for name in driver=raw,file.filename=disk.raw,read-only=on driver=raw,file.filename=disk.raw,file.read-only=on; do
+        run -1 qcow-copy -n --target-image-opts src.qcow2 $name
+        assert_output_has disk.raw "Block node is read-only"
+        run -1 qcow-resize --image-opts $name 2M
+        assert_output_has disk.raw "Block node is read-only"
+    done
+    run -1 qcow-snapshot -c monday --image-opts driver=qcow2,read-only=on,file.filename=disk.qcow2
+    assert_output_has disk.qcow2 "Block node is read-only"
+    assert_image_unchanged disk.qcow2 disk.raw
+    qcow-snapshot -l --image-opts driver=qcow2,read-only=on,file.filename=disk.qcow2
+    qcow-resize -q --image-opts driver=raw,read-only=off,file.filename=disk.raw 2M
+}
+
 @test "copy -B: the format of the backing file must be said, and the file must be there" {
     make_disk
     run -1 qcow-copy -O qcow2 -B base.qcow2 disk.qcow2 over.qcow2

@@ -395,8 +395,8 @@ make_other_data() {
     assert_guest t.qcow2 1M 3M A
 }
 
-@test "pull -p: with snapshots, too, progress never goes backwards" {
-    local i
+@test "pull -p, rebase -p: with snapshots, too, progress never goes backwards" {
+    local i command
     make_image base.qcow2 24M
     guest_write base.qcow2 0 24M A
     make_image top.qcow2 24M -b base.qcow2 -F qcow2
@@ -404,9 +404,13 @@ make_other_data() {
         guest_write top.qcow2 $((i * 2))M 1M B
         snapshot top.qcow2 "$i"
     done
-    qcow-pull -p --no-reflink --rate 40M top.qcow2 | tr '\r' '\n' | sed -n 's/^ *(\(.*\)\/100%)$/\1/p' >shown
-    (($(wc -l <shown) > 5))
-    sort -n shown | cmp - shown
+    for command in qcow-pull "qcow-rebase -b ''"; do
+        cp top.qcow2 changed.qcow2
+        eval "$command -p --no-reflink --rate 40M changed.qcow2" | tr '\r' '\n' |
+            sed -n 's/^ *(\(.*\)\/100%)$/\1/p' >shown
+        (($(wc -l <shown) > 5))
+        sort -n shown | cmp - shown || fail "$command"
+    done
 }
 
 @test "pull, trim: two snapshots with one id, as old programs left them, are two" {

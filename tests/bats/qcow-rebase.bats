@@ -120,7 +120,7 @@ direct_files() {
     make_image new.qcow2 8M
     guest_write new.qcow2 0 8M B
     make_image top.qcow2 8M -b old.qcow2 -F qcow2
-    for option in "-T none" "-t none"; do
+    for option in "-T none" "-t none" "-T none --dry-run"; do
         cp top.qcow2 changed.qcow2
         # shellcheck disable=SC2086  # options are words
         qcow-rebase -q --no-reflink --rate 4M $option -b new.qcow2 -F qcow2 changed.qcow2 &
@@ -131,7 +131,7 @@ direct_files() {
         wait $pid
         assert_guest changed.qcow2 0 8M A
     done
-    [[ $(cat direct) == $'new.qcow2 old.qcow2 \nchanged.qcow2 ' ]]
+    [[ $(cat direct) == $'new.qcow2 old.qcow2 \nchanged.qcow2 \nnew.qcow2 old.qcow2 ' ]]
 }
 
 @test "rebase -u: the name alone, also of a file that is not there" {
@@ -197,6 +197,16 @@ direct_files() {
     assert_rebased top.qcow2 top.raw "base.qcow2 qcow2"
     qcow-rebase -q -b mid.qcow2 -F qcow2 top.qcow2
     assert_rebased top.qcow2 top.raw "mid.qcow2 qcow2"
+}
+
+@test "rebase -c: refused where data is in a data file, which holds no compressed clusters" {
+    make_image base.qcow2 1M
+    guest_write base.qcow2 0 1M A
+    make_image top.qcow2 1M -o data_file=top.data -b base.qcow2 -F qcow2
+    remember_image top.qcow2 top.data
+    run -1 qcow-rebase -c -b '' top.qcow2
+    assert_output_has top.qcow2 "data file" "-c"
+    assert_image_unchanged top.qcow2 top.data
 }
 
 @test "rebase -c: what is copied is compressed" {
