@@ -15,6 +15,7 @@
 #include "util/progress.h"
 
 #define SECTOR_SIZE UINT64_C(512)
+#define PIECE_SIZE  (UINT64_C(64) << 10)
 
 /*
  * Bytes compared at a time: few at first, since images that differ often do so early, then enough for all
@@ -286,15 +287,43 @@ static bool first_offset(Comparison *self, Qcow2Range differing, uint64_t *ret_o
     return true;
 }
 
+/* Leaves of the slice what differs. */
+static bool drop_same(Comparison *self, GError **error)
+{
+    return qcow2_drop_same_bytes(self->a, self->b, SECTOR_SIZE, self->a->chain->options.n_threads,
+                                 self->slice, self->progress, error);
+}
+
+/* Where a slice cannot be read, a difference before that place is what a reader from the start would find. */
+static bool drop_same_before_failure(Comparison *self, const GArray *ranges, GError **error)
+{
+    for (guint i = 0; i < ranges->len; i++) {
+        for (uint64_t at = items(ranges)[i].start; at < items(ranges)[i].end; at += PIECE_SIZE) {
+            g_array_set_size(self->slice, 0);
+            qcow2_ranges_push(self->slice, at, MIN(items(ranges)[i].end, at + PIECE_SIZE));
+            if (!drop_same(self, error)) {
+                return false;
+            }
+            if (self->slice->len > 0) {
+                return true;
+            }
+        }
+    }
+    return true;
+}
+
 static bool compare_slice(Comparison *self, GError **error)
 {
+    g_autoptr(GArray) whole = g_array_copy(self->slice);
+    g_autoptr(GError) cause = NULL;
+    bool lists_all = self->func || self->found;
     uint64_t offset;
 
     for (guint i = 0; i < self->slice->len; i++) {
         self->result->bytes_read += items(self->slice)[i].end - items(self->slice)[i].start;
     }
-    if (!qcow2_drop_same_bytes(self->a, self->b, SECTOR_SIZE, self->a->chain->options.n_threads, self->slice,
-                               self->progress, error)) {
+    if (!drop_same(self, &cause) && (lists_all || !drop_same_before_failure(self, whole, NULL))) {
+        g_propagate_error(error, g_steal_pointer(&cause));
         return false;
     }
     if (self->slice->len == 0) {

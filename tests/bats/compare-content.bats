@@ -6,6 +6,23 @@
 load helpers
 load parity
 
+@test "compare: a difference before a cluster that cannot be read decides, as in qemu-img" {
+    local table stream
+    head -c 3M /dev/zero | tr '\0' a >a.raw
+    head -c 3M /dev/zero | tr '\0' b >b.raw
+    qemu-img convert -c -O qcow2 a.raw a.qcow2
+    table=$(($(peek_be a.qcow2 "$(peek_be a.qcow2 40 8)" 8) & 0xfffffffffffe00))
+    stream=$(($(peek_be a.qcow2 $((table + 16)) 8) & ((1 << 54) - 1)))
+    poke a.qcow2 $stream ffffffffffffffffffffffffffffffffffffffff
+    run -1 qemu-img compare a.qcow2 b.raw
+    wanted=$output
+    run -1 qcow-compare a.qcow2 b.raw
+    assert_output "$wanted"
+    # Nothing differs before it.
+    run -4 qcow-compare a.qcow2 a.raw
+    assert_output_has a.qcow2 damaged
+}
+
 @test "compare: the first difference, wherever it is in a cluster, a sector, a file" {
     local at
     make_image a.qcow2 5M
