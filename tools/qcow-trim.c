@@ -87,6 +87,9 @@ static int finish_dry_run(const Tool *tool, const Qcow2Chain *chain, const Qcow2
     const ToolMoved moved = {
         .bytes = result->bytes_moved,
         .data_clusters = result->clusters_moved,
+        .cuts = shrink,
+        .file_size_before = result->file_size_before,
+        .file_size = result->file_size,
         .seconds = seconds,
     };
     Qcow2DryRun run;

@@ -22,7 +22,13 @@ static void print_for_people(const Qcow2DryRun *run, const ToolMoved *moved)
         g_autofree char *preserved = qcow2_format_size(moved->bytes_preserved);
         printf(", copy %s into images to preserve", preserved);
     }
-    printf(", grow by %s, free %s in the image; needs %s", growth, freed, needed);
+    printf(", grow by %s, free %s in the image", growth, freed);
+    if (moved->cuts) {
+        g_autofree char *cut = qcow2_format_size(moved->file_size_before
+                                                 - MIN(moved->file_size, moved->file_size_before));
+        printf(", cut %s off the file", cut);
+    }
+    printf("; needs %s", needed);
     if (run->has_available) {
         printf(", %s are available", available);
     }
@@ -45,6 +51,10 @@ static bool print_json(const Tool *tool, const Qcow2DryRun *run, const ToolMoved
     }
     tool_json_add_uint(&object, "growth", run->growth);
     tool_json_add_uint(&object, "freed", run->freed);
+    if (moved->cuts) {
+        tool_json_add_uint(&object, "file-size-before", moved->file_size_before);
+        tool_json_add_uint(&object, "file-size", moved->file_size);
+    }
     tool_json_add_uint(&object, "needed", run->needed);
     if (run->has_available) {
         tool_json_add_uint(&object, "available", run->available);

@@ -9,6 +9,8 @@
 typedef struct ToolMoved {
     uint64_t bytes;               /* of the guest; all are 0 for a change of metadata alone */
     uint64_t data_clusters, zero_clusters, compressed_clusters;
+    bool cuts;                    /* the file may get shorter */
+    uint64_t file_size_before, file_size;
     double seconds;               /* that the dry run took */
     bool may_preserve;            /* whether there can be: */
     uint64_t bytes_preserved;     /* of the guest, copied into other images that shall read the same */

@@ -110,3 +110,19 @@ assert_growth() {
     run -0 qcow-pull --dry-run --output=json top.qcow2
     assert_json 'has("bytes-preserved") | not'
 }
+
+@test "dry run: trim --shrink says how long the file will be" {
+    make_image x.qcow2 64M
+    guest_write x.qcow2 0 4M A
+    snapshot x.qcow2 monday
+    guest_write x.qcow2 0 4M B
+    guest_write x.qcow2 32M 1M C
+    qemu-img snapshot -d monday x.qcow2
+    run -0 qcow-trim --shrink --dry-run x.qcow2
+    [[ $output =~ cut\ [0-9.]+\ MiB\ off\ the\ file ]]
+    qcow-trim --shrink --dry-run --output=json x.qcow2 >told
+    qcow-trim --shrink --output=json x.qcow2 >reported
+    [[ $(jq '.["file-size"]' told) == $(jq '.["file-size"]' reported) ]]
+    (($(jq '.["file-size-before"] - .["file-size"]' told) >= 4 * 1024 * 1024))
+    [[ $(stat -c %s x.qcow2) == $(jq '.["file-size"]' told) ]]
+}
