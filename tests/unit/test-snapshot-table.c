@@ -50,11 +50,12 @@ static void test_extra_data(void)
         { 7, 4096, 10 << 20, UINT64_MAX, false },
         { 8, UINT64_C(5) << 32, 10 << 20, UINT64_MAX, false },
         { 15, UINT64_C(5) << 32, 10 << 20, UINT64_MAX, false },
-        { 16, UINT64_C(5) << 32, 7777, UINT64_MAX, true },
-        { 23, UINT64_C(5) << 32, 7777, UINT64_MAX, true },
-        { 24, UINT64_C(5) << 32, 7777, 99, true },
-        { 25, UINT64_C(5) << 32, 7777, 99, true },
-        { 1024, UINT64_C(5) << 32, 7777, 99, true },
+        /* 7777 bytes are 15 sectors and a part of one. */
+        { 16, UINT64_C(5) << 32, 7680, UINT64_MAX, true },
+        { 23, UINT64_C(5) << 32, 7680, UINT64_MAX, true },
+        { 24, UINT64_C(5) << 32, 7680, 99, true },
+        { 25, UINT64_C(5) << 32, 7680, 99, true },
+        { 1024, UINT64_C(5) << 32, 7680, 99, true },
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
