@@ -343,7 +343,7 @@ static bool is_shown_as(const Qcow2Layer *layer, const char *word)
     return strcmp(layer->place->shown, word) == 0;
 }
 
-static bool is_in(const Qcow2Layer *layer, const struct stat *file)
+static bool is_file_of(const Qcow2Layer *layer, const struct stat *file)
 {
     return layer->identity.inode != 0 && layer->identity.device == file->st_dev
         && layer->identity.inode == file->st_ino;
@@ -359,7 +359,7 @@ static bool is_recorded_as(const Qcow2Layer *above, const Qcow2Layer *layer, con
         return true;
     }
     return place && place->kind == QCOW2_PLACE_FILE && stat(place->target, &st) == 0
-        && (is_shown_as(layer, word) || is_in(layer, &st));
+        && (is_shown_as(layer, word) || is_file_of(layer, &st));
 }
 
 /*
@@ -403,7 +403,7 @@ static bool find_by_name(Qcow2Chain *chain, const char *word, unsigned *ret_inde
         if (is_shown_as(layer, word)) {
             return true;
         }
-        if (is_file && by_path == UINT_MAX && is_in(layer, &st)) {
+        if (is_file && by_path == UINT_MAX && is_file_of(layer, &st)) {
             by_path = *ret_index;
         }
         if (!qcow2_chain_open_below(chain, *ret_index, &exists, error)) {

@@ -28,7 +28,7 @@ typedef struct Keeping {
     Qcow2Progress *progress;
     bool snapshots_changed;
     Qcow2MoveResult result;
-    bool is_expected;             /* progress knows of all bytes */
+    bool has_expected_all;        /* progress knows the bytes of all states */
 } Keeping;
 
 /* A state before and after, and where these two differ. */
@@ -183,7 +183,7 @@ static bool expect_all(Keeping *self, GError **error)
         return false;
     }
     qcow2_progress_expect(self->progress, bytes);
-    self->is_expected = true;
+    self->has_expected_all = true;
     return true;
 }
 
@@ -207,7 +207,7 @@ static bool keep_state(Keeping *self, guint snapshot, Qcow2InPlaceResult *ret, u
     }
     bool ok = qcow2_choice_count(kept.choice, ret_bytes, error);
     if (ok && *ret_bytes > 0) {
-        if (!self->is_expected) {
+        if (!self->has_expected_all) {
             qcow2_progress_expect(self->progress, *ret_bytes);
         }
         ok = qcow2_in_place_apply(self->batch, self->image, kept.to, kept.choice, &options, ret,
